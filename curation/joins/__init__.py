@@ -1,0 +1,1 @@
+"""Work across shards: emit keyed rows, match, apply."""

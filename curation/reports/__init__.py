@@ -1,0 +1,1 @@
+"""Numbers for people: funnels, audits, the life of a sample."""

@@ -1,0 +1,107 @@
+"""Every column of every table, declared once: name, type, unit, meaning, meaning of null, producer.
+
+docs/columns.md is generated from here; gates find the stage that a column belongs to here.
+"""
+
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from curation.errors import ConfigError
+
+
+class Column(NamedTuple):
+    """One column: its Arrow type, the stage that writes it, what it means, its unit, what null means."""
+
+    type: pa.DataType
+    producer: str
+    doc: str
+    unit: str = ""
+    null: str = "never"
+
+
+_UNMEASURED = "not measured: see verdict and fault"
+_EMBEDDING = pa.list_(pa.float16())
+
+COLUMNS: dict[str, Column] = {
+    # every table
+    "sample_id": Column(pa.string(), "extract", "128-bit BLAKE2b of normalised url NUL text", "32 hex digits"),
+    "verdict": Column(pa.string(), "*", "why the row did not enter this stage", "verdicts.py", "the row was measured"),
+    "fault": Column(pa.string(), "*", "why this stage could not measure the row", "verdicts.py", "no fault"),
+    # extract
+    "url": Column(pa.string(), "extract", "absolute image URL in canonical form"),
+    "text": Column(pa.string(), "extract", "caption: the alt (or other kind) after clean_text"),
+    "alt": Column(pa.string(), "extract", "text as found in the page, entities decoded"),
+    "text_kind": Column(pa.string(), "extract", "alt, title, aria-label, figcaption, og, json-ld"),
+    "page_url": Column(pa.string(), "extract", "page on which the pair stands"),
+    "page_language": Column(pa.string(), "extract", "html lang attribute, primary subtag", "", "none declared"),
+    "page_opt_out": Column(pa.bool_(), "extract", "the page's meta robots refuses use for AI"),
+    "warc_filename": Column(pa.string(), "extract", "archive the pair was read from"),
+    "warc_record_offset": Column(pa.int64(), "extract", "offset of the record in the archive", "bytes"),
+    "url_class": Column(pa.string(), "extract", "ok, blocked, scheme, extension, pattern, length, host"),
+    "text_class": Column(pa.string(), "extract", "ok, placeholder, filename, boilerplate"),
+    "n_chars": Column(pa.int32(), "extract", "length of text", "code points"),
+    "n_words": Column(pa.int32(), "extract", "runs of non-space in text; of little meaning for zh, ja, th"),
+    "language": Column(pa.string(), "extract", "ISO 639 code; empty when not reliable", ""),
+    "language_confidence": Column(pa.float32(), "extract", "confidence of language", "0..1"),
+    "partition": Column(pa.string(), "extract", "LAION's split by language: en, multi, nolang"),
+    "duplicate_pair": Column(pa.bool_(), "extract", "the same sample_id stood earlier in this shard"),
+    # download
+    "image": Column(pa.binary(), "download", "picture after resizing, encoded", "bytes", _UNMEASURED),
+    "image_format": Column(pa.string(), "download", "format of image: jpeg, png, webp", "", _UNMEASURED),
+    "original_format": Column(pa.string(), "download", "format as fetched", "", _UNMEASURED),
+    "sha256": Column(pa.string(), "download", "of the bytes as fetched", "64 hex digits", _UNMEASURED),
+    "phash": Column(pa.string(), "download", "imagehash.phash of the decoded picture", "16 hex digits", _UNMEASURED),
+    "phash_spread": Column(
+        pa.float32(), "download", "standard deviation of the 32x32 grey picture: 0 is flat", "0..127", _UNMEASURED
+    ),
+    "original_width": Column(pa.int32(), "download", "as fetched, after EXIF rotation", "px", _UNMEASURED),
+    "original_height": Column(pa.int32(), "download", "as fetched, after EXIF rotation", "px", _UNMEASURED),
+    "min_side": Column(pa.int32(), "download", "shorter of original_width, original_height", "px", _UNMEASURED),
+    "aspect": Column(pa.float32(), "download", "longer side / shorter side of the original", ">= 1", _UNMEASURED),
+    "width": Column(pa.int32(), "download", "after resize", "px", _UNMEASURED),
+    "height": Column(pa.int32(), "download", "after resize", "px", _UNMEASURED),
+    "body_bytes": Column(pa.int64(), "download", "size of the body as fetched", "bytes", "no response"),
+    "http_status": Column(pa.int16(), "download", "status of the last response", "", "no response"),
+    "final_url": Column(pa.string(), "download", "URL after redirects", "", "not redirected"),
+    "etag": Column(pa.string(), "download", "ETag as sent", "", "none sent"),
+    "consent": Column(pa.string(), "download", "the robots line or header that refused", "", "nothing refused"),
+    "fetch_ms": Column(pa.int32(), "download", "time from first request to last byte", "ms", "not requested"),
+    # score
+    "similarity": Column(pa.float32(), "score", "cosine of image and text embeddings", "-1..1", _UNMEASURED),
+    "aesthetic": Column(
+        pa.float32(), "score", "LAION aesthetic predictor; no probability", "about 1..10", "no head configured"
+    ),
+    "punsafe": Column(pa.float32(), "score", "probability of unsafe content, a named head's", "0..1", "no head"),
+    "pwatermark": Column(pa.float32(), "score", "probability of a watermark, a named head's", "0..1", "no head"),
+    "img_emb": Column(_EMBEDDING, "score", "CLIP image embedding, unit norm before rounding", "", _UNMEASURED),
+    "txt_emb": Column(_EMBEDDING, "score", "CLIP text embedding, unit norm before rounding", "", _UNMEASURED),
+    # dedup
+    "duplicate_kind": Column(pa.string(), "dedup", "pair, sha256, phash, embedding", "", "no duplicate"),
+    "duplicate_of": Column(pa.string(), "dedup", "sample_id that is kept in its place", "", "no duplicate"),
+    "group_id": Column(pa.string(), "dedup", "smallest sample_id of the duplicate group", "", "alone"),
+    "group_size": Column(pa.int32(), "dedup", "members of the group", "", _UNMEASURED),
+    # safety
+    "known_hash": Column(pa.string(), "safety", "list entry that the picture equals", "", "none"),
+    "safety_tag": Column(pa.string(), "safety", "safe, unsure, unsafe", "", _UNMEASURED),
+    "safety_reason": Column(pa.string(), "safety", "what raised the tag", "", "nothing did"),
+    # caption
+    "synthetic": Column(pa.string(), "caption", "synthetic caption", "", "none made"),
+    "itm_text": Column(pa.float32(), "caption", "image-text matching of the original text", "0..1", _UNMEASURED),
+    "itm_synthetic": Column(pa.float32(), "caption", "image-text matching of the synthetic", "0..1", "none made"),
+    "caption": Column(pa.string(), "caption", "text that the policy chose", "", "the policy chose none"),
+    "caption_source": Column(pa.string(), "caption", "text, synthetic", "", "the policy chose none"),
+    # leakage
+    "leak_kind": Column(pa.string(), "leakage", "sha256, phash, embedding, text", "", "no hit"),
+    "leak_set": Column(pa.string(), "leakage", "evaluation set that was hit", "", "no hit"),
+    "leak_item": Column(pa.string(), "leakage", "item of that set", "", "no hit"),
+    "leak_distance": Column(pa.float32(), "leakage", "Hamming bits or 1 - cosine", "", "no hit"),
+}
+
+
+def schema(*names: str) -> pa.Schema:
+    """Arrow schema of the named columns, in this order. Raises ConfigError for an unknown name."""
+    unknown = [name for name in names if name not in COLUMNS]
+    if unknown:
+        raise ConfigError(f"unknown column {unknown[0]!r}: columns are declared in curation/schema.py")
+    return pa.schema([pa.field(name, COLUMNS[name].type) for name in names])

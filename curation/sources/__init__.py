@@ -1,0 +1,1 @@
+"""Where candidates come from: Common Crawl, folders of archives, tables of URLs."""

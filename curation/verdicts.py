@@ -1,0 +1,74 @@
+"""The closed list of reasons for which a sample is not in a dataset.
+
+A *fault* is set by a stage that could not measure a row; a *verdict* by a gate that judged what was measured.
+Both share one name space, so that "why is it not in?" has one answer: the stage and the reason.
+"""
+
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    """Why a stage could not measure a row."""
+
+    # download: the network
+    DNS_FAILED = "dns_failed"  # the host name did not resolve
+    TLS_FAILED = "tls_failed"  # certificate or handshake refused
+    CONNECTION_FAILED = "connection_failed"  # refused, reset or unreachable before a response
+    TIMEOUT = "timeout"  # no complete response within the time limit
+    TRUNCATED_BODY = "truncated_body"  # fewer bytes than announced, or reset mid-body
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    ADDRESS_REFUSED = "address_refused"  # private, loopback, link-local or metadata address
+    TOO_LARGE = "too_large"  # more bytes than the limit
+    HOST_SUSPENDED = "host_suspended"  # circuit breaker: the host failed too often in this task
+    DEADLINE = "deadline"  # the shard's time was over before this URL had its turn
+    HTTP_401 = "http_401"
+    HTTP_403 = "http_403"
+    HTTP_404 = "http_404"
+    HTTP_410 = "http_410"
+    HTTP_429 = "http_429"
+    HTTP_4XX = "http_4xx"  # any other 4xx
+    HTTP_5XX = "http_5xx"
+    BAD_HTTP = "bad_http"  # not a response that HTTP allows
+    # download: consent
+    ROBOTS_DISALLOWED = "robots_disallowed"  # robots.txt, RFC 9309
+    OPT_OUT_HEADER = "opt_out_header"  # X-Robots-Tag: noai, noimageai, ...
+    OPT_OUT_TDM = "opt_out_tdm"  # TDM reservation protocol
+    # download: the picture
+    NOT_AN_IMAGE = "not_an_image"  # HTML, SVG, video...: the bytes are of no format we decode
+    BAD_IMAGE = "bad_image"  # an image format, but the decoder failed
+    IMAGE_TOO_LARGE = "image_too_large"  # more pixels than the limit
+    # caption
+    NO_CAPTION = "no_caption"  # the model or the endpoint gave none
+
+
+class Verdict(StrEnum):
+    """Why a gate dropped a row that was measured."""
+
+    URL_BLOCKED = "url_blocked"  # the host or URL is on a blocklist
+    URL_REJECTED = "url_rejected"  # scheme, extension, length, tracking pixel
+    TEXT_TOO_SHORT = "text_too_short"
+    TEXT_TOO_LONG = "text_too_long"
+    TEXT_PLACEHOLDER = "text_placeholder"  # "image", a file name, boilerplate
+    LANGUAGE = "language"  # not among the recipe's languages
+    DUPLICATE_PAIR = "duplicate_pair"  # the same url and text stands elsewhere
+    OPT_OUT_PAGE = "opt_out_page"  # the page's own meta robots
+    BODY_TOO_SMALL = "body_too_small"  # fewer bytes than a picture of use has
+    TOO_SMALL = "too_small"  # shortest side in px
+    ASPECT_EXTREME = "aspect_extreme"
+    SIMILARITY_LOW = "similarity_low"
+    AESTHETIC_LOW = "aesthetic_low"
+    WATERMARK = "watermark"
+    DUPLICATE_SHA256 = "duplicate_sha256"
+    DUPLICATE_PHASH = "duplicate_phash"
+    DUPLICATE_EMBEDDING = "duplicate_embedding"
+    KNOWN_HASH = "known_hash"  # on an operator's list of known unsafe pictures
+    UNSAFE = "unsafe"
+    CAPTION_LOW = "caption_low"  # no caption, original or synthetic, matches well enough
+    LEAK_SHA256 = "leak_sha256"
+    LEAK_PHASH = "leak_phash"
+    LEAK_EMBEDDING = "leak_embedding"
+    LEAK_TEXT = "leak_text"
+    TOMBSTONE = "tombstone"  # taken down
+
+
+REASONS: frozenset[str] = frozenset([*Fault, *Verdict])

@@ -1,0 +1,1 @@
+"""The outside world: URLs, robots.txt, address guard, the download engine."""
