@@ -1,0 +1,55 @@
+"""Which archive is which shard of a dump: written once, never changed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from functools import lru_cache
+from typing import Literal
+
+from curation.errors import ConfigError
+from curation.sources.archives import list_archives
+from curation.store import Store
+
+BLOCK_SHARDS = 1000
+
+
+def register(store: Store, dump: str, source: str, kind: Literal["wat", "warc"]) -> int:
+    """List the dump's archives and keep the list in the store; returns their number.
+
+    A list that stands there already is kept as it is: shard 00007 is the same archive for ever. Raises ConfigError
+    when the source has none.
+    """
+    if not dump or "/" in dump or dump.startswith("."):
+        raise ConfigError(f"dump {dump!r}: give a name without slashes, such as CC-MAIN-2026-05")
+    if not store.exists(_key(dump, kind)):
+        archives = list_archives(source, kind)
+        content = gzip.compress(json.dumps(archives).encode(), mtime=0)
+        store.write_bytes(_key(dump, kind), content, if_absent=True)
+    return len(archives_of(store, dump, kind))
+
+
+def archives_of(store: Store, dump: str, kind: str) -> list[str]:
+    """Locations of the dump's archives by shard number. Raises ConfigError for a dump that is not registered."""
+    return list(_archives(store.root, dump, kind))
+
+
+def archive(store: Store, dump: str, shard: int, kind: str) -> str:
+    """Location of one shard's archive. Raises ConfigError for a number the dump does not have."""
+    archives = _archives(store.root, dump, kind)
+    if not 0 <= shard < len(archives):
+        raise ConfigError(f"shard {shard}: {dump} has {len(archives)} {kind} archives, 0 to {len(archives) - 1}")
+    return archives[shard]
+
+
+@lru_cache(maxsize=8)
+def _archives(root: str, dump: str, kind: str) -> tuple[str, ...]:
+    try:
+        content = Store(root).read_bytes(_key(dump, kind))
+    except FileNotFoundError:
+        raise ConfigError(f"dump {dump!r} is not registered in {root}: give its source") from None
+    return tuple(json.loads(gzip.decompress(content)))
+
+
+def _key(dump: str, kind: str) -> str:
+    return f"dumps/{dump}/{kind}.paths.json.gz"

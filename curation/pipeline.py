@@ -1,0 +1,133 @@
+"""The stage graph: what each stage's result depends on, and where it stands in the store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from curation.errors import ConfigError
+from curation.receipt import digest
+from curation.recipe import Recipe, dump_recipe, parse_recipe
+from curation.stages.base import Pin, Stage
+from curation.store import Store
+
+
+def upstream(recipe: Recipe, stage: str) -> str | None:
+    """The stage before this one, None for the first."""
+    names = recipe.stage_names
+    if stage not in names:
+        raise ConfigError(f"recipe {recipe.name} has no stage {stage!r}; it runs {', '.join(names)}")
+    at = names.index(stage)
+    return names[at - 1] if at else None
+
+
+def fingerprint(recipe: Recipe, stage: str) -> str:
+    """Digest of all settings that a stage's result depends on: its own, the gates before it and everything upstream.
+
+    Settings declared with `runtime()` change speed, not results, and stay out. Two recipes that agree up to a stage
+    have the same fingerprint there, whatever their names, and share its tables.
+    """
+    settings = recipe.stage(stage)
+    before = upstream(recipe, stage)
+    if settings is None:
+        raise ConfigError(f"recipe {recipe.name} has no stage {stage!r}")
+    if before is None:
+        earlier, gates = "", ""
+    else:
+        earlier = fingerprint(recipe, before)
+        after = {str(verdict): gate.model_dump(mode="json") for verdict, gate in recipe.gates_after(before).items()}
+        gates = json.dumps(after)  # not sorted: the first gate that is missed names the verdict, so order matters
+    own = json.dumps(_result_settings(settings), sort_keys=True)
+    return digest(stage, str(settings.version), own, gates, earlier)
+
+
+def judged_fingerprint(recipe: Recipe) -> str:
+    """Digest of all that decides which samples are kept: the last stage, its gates and everything upstream."""
+    last = recipe.stage_names[-1]
+    gates = {str(verdict): gate.model_dump(mode="json") for verdict, gate in recipe.gates_after(last).items()}
+    return digest(fingerprint(recipe, last), json.dumps(gates))
+
+
+def pin(recipe: Recipe, store: Store) -> Recipe:
+    """The recipe with every reference to outside data replaced by a key in the store that names its content.
+
+    A list (blocklist, known hashes) is copied to lists/; an evaluation set is pinned to its current version. What
+    comes out is pure data: run today or in a year, it means the same.
+    """
+    data = recipe.model_dump(mode="json")
+    for stage, field, kind, value in _pins(recipe):
+        place = f"stages.{stage}.{field}"
+        if isinstance(value, str):
+            data["stages"][stage][field] = _pinned(store, kind, value, place)
+        else:
+            data["stages"][stage][field] = [_pinned(store, kind, entry, place) for entry in value]
+    return parse_recipe(data, recipe.name)
+
+
+def localise(recipe: Recipe, stage: str, store: Store) -> Stage:
+    """The stage's settings with pinned keys replaced by local paths, ready to run."""
+    settings = recipe.stage(stage)
+    if settings is None:
+        raise ConfigError(f"recipe {recipe.name} has no stage {stage!r}")
+    changes: dict[str, Any] = {}
+    for name, field, _, value in _pins(recipe):
+        if name == stage:
+            local = [str(store.local_copy(entry)) for entry in ([value] if isinstance(value, str) else value) if entry]
+            changes[field] = (local[0] if local else "") if isinstance(value, str) else tuple(local)
+    return settings.model_copy(update=changes)
+
+
+def save_recipe(recipe: Recipe, store: Store) -> str:
+    """Keep a pinned recipe in the store and return its key, for tasks on other machines to load."""
+    text = dump_recipe(recipe)
+    key = f"recipes/{recipe.name}-{digest(text)[:12]}.json"
+    store.write_bytes(key, text.encode(), if_absent=True)
+    return key
+
+
+def saved_recipe(store: Store, key: str) -> Recipe:
+    """Load what save_recipe kept."""
+    return parse_recipe(json.loads(store.read_bytes(key)), key)
+
+
+def _result_settings(settings: Stage) -> dict[str, Any]:
+    runtime = {
+        name
+        for name, field in type(settings).model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("runtime")
+    }
+    return settings.model_dump(mode="json", exclude=runtime)
+
+
+def _pins(recipe: Recipe) -> Iterator[tuple[str, str, str, str | tuple[str, ...]]]:
+    for stage in recipe.stage_names:
+        settings = recipe.stage(stage)
+        for field, info in type(settings).model_fields.items():
+            for mark in info.metadata:
+                if isinstance(mark, Pin):
+                    yield stage, field, mark.kind, getattr(settings, field)
+
+
+def _pinned(store: Store, kind: str, value: str, place: str) -> str:
+    if not value or value.startswith(("lists/", "evalsets/")):
+        return value
+    if kind == "file":
+        try:
+            content = Path(value).read_bytes()
+        except OSError as err:
+            raise ConfigError(f"{place}: {value} can't be read: {err.strerror}") from err
+        key = f"lists/{hashlib.sha256(content).hexdigest()}{''.join(Path(value).suffixes[-2:])}"
+        store.write_bytes(key, content, if_absent=True)
+        return key
+    versions = [entry.key for entry in store.entries(f"evalsets/{value}/") if entry.key.endswith(".parquet")]
+    if not versions:
+        raise ConfigError(
+            f"{place}: no evaluation set {value!r} in {store.root}; add it: curation index-evalset {value} ..."
+        )
+    current = (
+        store.read_bytes(f"evalsets/{value}/current").decode() if store.exists(f"evalsets/{value}/current") else ""
+    )
+    return current or versions[-1]

@@ -1,0 +1,180 @@
+"""Recipes: the typed settings of every stage and gate, read from YAML files in recipes/ or given by path."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from curation.errors import ConfigError
+from curation.gates import Gate
+from curation.publish.settings import Publish
+from curation.schema import COLUMNS
+from curation.stages.base import Stage
+from curation.stages.caption import Caption
+from curation.stages.dedup import Dedup
+from curation.stages.download import Download
+from curation.stages.extract import Extract
+from curation.stages.leakage import Leakage
+from curation.stages.safety import Safety
+from curation.stages.score import Score
+from curation.verdicts import Verdict
+
+STAGE_ORDER = ("extract", "download", "score", "dedup", "safety", "caption", "leakage")
+
+
+class Stages(BaseModel):
+    """Settings of each stage; a stage that is left out is not run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    extract: Extract = Extract()
+    download: Download = Download()
+    score: Score | None = None
+    dedup: Dedup | None = None
+    safety: Safety | None = None
+    caption: Caption | None = None
+    leakage: Leakage | None = None
+
+
+class Recipe(BaseModel):
+    """How one dataset is made: which stages with which settings, and the gates that judge what they measure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    description: str = ""
+    stages: Stages
+    gates: dict[Verdict, Gate] = {}
+    publish: Publish = Publish()
+
+    @model_validator(mode="after")
+    def _gates_have_their_stage(self) -> Recipe:
+        for verdict, gate in self.gates.items():
+            for column in gate.columns:
+                producer = COLUMNS[column].producer
+                if self.stage(producer) is None:
+                    raise ValueError(
+                        f"gates.{verdict} reads {column}, which stage {producer!r} measures, and the recipe leaves "
+                        f"that stage out: add stages.{producer} or drop the gate"
+                    )
+                if gate.by and STAGE_ORDER.index(producer) > STAGE_ORDER.index(COLUMNS[gate.column].producer):
+                    raise ValueError(f"gates.{verdict}.by: {column} is measured after {gate.column}")
+        return self
+
+    def stage(self, name: str) -> Stage | None:
+        """Settings of a stage, None where the recipe leaves it out or there is no such stage."""
+        return getattr(self.stages, name, None) if name in STAGE_ORDER else None
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Stages that run, in order."""
+        return tuple(name for name in STAGE_ORDER if self.stage(name) is not None)
+
+    def gates_after(self, stage: str) -> dict[Verdict, Gate]:
+        """Gates over what this stage measured, in the order declared."""
+        return {verdict: gate for verdict, gate in self.gates.items() if COLUMNS[gate.column].producer == stage}
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.name.removesuffix(".yaml") for path in _folder().iterdir() if path.name.endswith(".yaml"))
+
+
+def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Recipe by name or by path of a YAML file, with overrides merged in.
+
+    overrides  nested ({"gates": {"similarity_low": {"at_least": 0.3}}}) or dotted ({"gates.similarity_low.at_least": 0.3})
+    raises     ConfigError that names the recipe, the field and, for a misspelt one, the nearest known field
+    """
+    path = Path(name)
+    if name in recipe_names():
+        text = (_folder() / f"{name}.yaml").read_text()
+    elif path.suffix in (".yaml", ".yml"):
+        try:
+            text = path.read_text()
+        except OSError as err:
+            raise ConfigError(f"recipe {name}: can't be read: {err.strerror}") from err
+    else:
+        raise ConfigError(
+            f"recipe {name!r} is unknown: choose one of {', '.join(recipe_names())}, or give a .yaml file"
+        )
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as err:
+        raise ConfigError(f"recipe {name}: not valid YAML: {err}") from err
+    if not isinstance(data, dict):
+        raise ConfigError(f"recipe {name}: expected a mapping with name, stages and gates")
+    for key, value in (overrides or {}).items():
+        _merge(data, key.split("."), value, name)
+    return parse_recipe(data, name)
+
+
+def parse_recipe(data: Mapping[str, Any], origin: str = "recipe") -> Recipe:
+    """Validate plain data. Raises ConfigError with one line for each wrong field."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as err:
+        raise ConfigError("\n".join(_explain(e, origin) for e in err.errors())) from err
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Canonical JSON: every setting spelt out, keys sorted."""
+    return json.dumps(recipe.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+
+
+def _folder() -> Any:
+    return resources.files("curation") / "recipes"
+
+
+def _merge(data: dict[str, Any], path: list[str], value: Any, origin: str) -> None:
+    *parents, last = path
+    for key in parents:
+        inner = data.get(key)
+        if inner is None:
+            inner = data[key] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"recipe {origin}: override {'.'.join(path)!r}: {key!r} is no section")
+        data = inner
+    if isinstance(value, Mapping) and isinstance(data.get(last), dict) and last != "connect_to":
+        for key, inner in value.items():
+            _merge(data[last], [key], inner, origin)
+    else:
+        data[last] = value
+
+
+def _explain(error: Any, origin: str) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        fields = _fields_at(error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), fields, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(fields)}"
+        return f"recipe {origin}: {place}: unknown field; {hint}"
+    if error["loc"] and error["loc"][-1] == "[key]":
+        return f"recipe {origin}: gates: {error['input']!r} is no verdict; known: {', '.join(Verdict)}"
+    return f"recipe {origin}: {place or 'gates'}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _fields_at(loc: tuple[Any, ...]) -> list[str]:
+    models: dict[tuple[Any, ...], type[BaseModel]] = {
+        (): Recipe,
+        ("stages",): Stages,
+        ("publish",): Publish,
+        ("stages", "extract"): Extract,
+        ("stages", "download"): Download,
+        ("stages", "score"): Score,
+        ("stages", "dedup"): Dedup,
+        ("stages", "safety"): Safety,
+        ("stages", "caption"): Caption,
+        ("stages", "leakage"): Leakage,
+    }
+    if len(loc) == 2 and loc[0] == "gates":
+        return list(Gate.model_fields)
+    model = models.get(tuple(loc))
+    return list(model.model_fields) if model else []
