@@ -11,8 +11,6 @@ from curation.errors import ConfigError
 from curation.sources.archives import list_archives
 from curation.store import Store
 
-BLOCK_SHARDS = 1000
-
 
 def register(store: Store, dump: str, source: str, kind: Literal["wat", "warc"]) -> int:
     """List the dump's archives and keep the list in the store; returns their number.

@@ -13,12 +13,13 @@ from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from curation.errors import BadShardError
 from curation.pipeline import fingerprint, upstream
-from curation.receipt import Receipt, digest, table_key
+from curation.receipt import RECEIPT_KEY, Receipt, digest, table_key
 from curation.recipe import Recipe
-from curation.stages.dedup import DECISIONS, Dedup
+from curation.stages.dedup import DECISIONS, KEYS
 from curation.store import Store
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def match_block(store: Store, recipe: Recipe, dump: str, shards: Sequence[int]) 
         keys = _with_shard(
             (shard, batch)
             for shard in shards
-            for batch in read_entering(store, recipe, dump, shard, "dedup", settings.consumes.names)
+            for batch in read_entering(store, recipe, dump, shard, "dedup", KEYS.names)
         )
         index = _index(store, known, dump, shards)
         decisions = settings.match(keys, index)
@@ -73,6 +74,13 @@ def of_shard(store: Store, recipe: Recipe, dump: str, shard: int) -> str:
         if receipt.dump == dump and str(shard) in receipt.inputs:
             return key
     raise BadShardError("expected a dedup generation of its block, found none: run match first")
+
+
+def decisions(store: Store, key: str, shard: int) -> pa.Table:
+    """What a generation decided on one shard's samples, in the order in which they entered dedup."""
+    with store.open_parquet(key) as table:
+        rows = table.read()
+    return rows.filter(pc.equal(rows["shard"], shard)).combine_chunks()
 
 
 def _identity(store: Store, recipe: Recipe, dump: str, shards: Sequence[int]) -> str:
@@ -109,7 +117,7 @@ def _with_shard(batches: Iterator[tuple[int, pa.RecordBatch]]) -> pa.Table:
         tables.append(pa.Table.from_batches([batch]).append_column("shard", pa.array([shard] * len(batch), pa.int32())))
     if tables:
         return pa.concat_tables(tables)
-    return pa.schema([*Dedup.consumes, pa.field("shard", pa.int32())]).empty_table()
+    return pa.schema([*KEYS, pa.field("shard", pa.int32())]).empty_table()
 
 
 def _index(store: Store, known: list[tuple[str, Receipt]], dump: str, shards: Sequence[int]) -> pa.Table:
@@ -128,10 +136,6 @@ def _index(store: Store, known: list[tuple[str, Receipt]], dump: str, shards: Se
 
 def _commit(store: Store, key: str, decisions: pa.Table, receipt: Receipt) -> bool:
     sink = pa.BufferOutputStream()
-    import pyarrow.parquet as pq
-
-    from curation.receipt import RECEIPT_KEY
-
     with pq.ParquetWriter(sink, decisions.schema, compression="zstd") as writer:
         writer.write_table(decisions)
         writer.add_key_value_metadata({RECEIPT_KEY: receipt.model_dump_json().encode()})

@@ -90,7 +90,7 @@ def recipe_names() -> list[str]:
 def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Recipe by name or by path of a YAML file, with overrides merged in.
 
-    overrides  nested ({"gates": {"similarity_low": {"at_least": 0.3}}}) or dotted ({"gates.similarity_low.at_least": 0.3})
+    overrides  nested ({"gates": {"too_small": {"at_least": 64}}}) or dotted ({"gates.too_small.at_least": 64})
     raises     ConfigError that names the recipe, the field and, for a misspelt one, the nearest known field
     """
     path = Path(name)

@@ -27,8 +27,9 @@ from curation.recipe import Recipe
 from curation.schema import COLUMNS, schema
 from curation.sources.archives import open_archive
 from curation.stages.base import Stage, Tally
+from curation.stages.dedup import Dedup
 from curation.stages.extract import Extract
-from curation.store import Store, TableWriter
+from curation.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -135,8 +136,8 @@ def _run(
 ) -> Receipt:
     started = time.monotonic()
     settings = localise(recipe, stage, store)
-    if stage == "dedup":
-        settings = settings.model_copy(update={"decisions": str(store.local_copy(plan.basis))})
+    if isinstance(settings, Dedup):
+        settings = settings.applying(generations.decisions(store, plan.basis, shard))
     tally: Tally = Counter()
     dropped: Counter[str] = Counter()
     faults: Counter[str] = Counter()
@@ -257,9 +258,7 @@ def _tables_for(store: Store, recipe: Recipe, dump: str, shard: int, settings: S
 class _Tables:
     """The tables of a shard side by side: same rows, same order, so no join is needed."""
 
-    def __init__(
-        self, store: Store, recipe: Recipe, dump: str, shard: int, last: str, columns: Sequence[str]
-    ) -> None:
+    def __init__(self, store: Store, recipe: Recipe, dump: str, shard: int, last: str, columns: Sequence[str]) -> None:
         self._columns: dict[str, list[str]] = {last: ["sample_id", "verdict", "fault"]}
         for column in dict.fromkeys(columns):
             producer = COLUMNS[column].producer

@@ -1,0 +1,101 @@
+"""A block: up to 1,000 consecutive shards of a dump, what one run takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from curation import dumps
+from curation.errors import ConfigError
+from curation.pipeline import pin, save_recipe
+from curation.recipe import Recipe
+from curation.store import Store
+
+BLOCK_SHARDS = 1000
+
+
+class Block(NamedTuple):
+    """What a run works on: a dump, some of its shards, and the key of the pinned recipe in the store."""
+
+    dump: str
+    shards: list[int]
+    recipe_key: str
+
+
+def plan(
+    store: Store, recipe: Recipe, dump: str, source: str = "", *, block: int = 0, shards: Sequence[int] | None = None
+) -> Block:
+    """Check everything a run needs before any work, pin the recipe and list the shards.
+
+    source  folder, glob, s3:// prefix or Common Crawl id; empty: the dump's own name
+    shards  numbers within the dump; None: the whole block
+    raises  ConfigError that names the field and the fix
+    """
+    if block < 0:
+        raise ConfigError(f"block {block}: blocks are numbered from 0")
+    kind = recipe.stages.extract.archive
+    count = dumps.register(store, dump, source or dump, kind)
+    if shards is None:
+        wanted = list(range(block * BLOCK_SHARDS, min((block + 1) * BLOCK_SHARDS, count)))
+        if not wanted:
+            raise ConfigError(f"block {block}: {dump} has {count} shards, blocks 0 to {(count - 1) // BLOCK_SHARDS}")
+    else:
+        wanted = sorted(set(shards))
+        if not wanted or wanted[0] < 0 or wanted[-1] >= count:
+            raise ConfigError(f"shards {_spelt(wanted)}: {dump} has {count} shards, 0 to {count - 1}")
+        if len(wanted) > BLOCK_SHARDS:
+            raise ConfigError(f"shards: {len(wanted)} named, a run takes at most {BLOCK_SHARDS}; use one run a block")
+    key = save_recipe(pin(recipe, store), store)
+    store.write_bytes(_note_key(dump, recipe.name), json.dumps({"recipe": key}).encode())
+    return Block(dump, wanted, key)
+
+
+def recipe_key(store: Store, dump: str, recipe_name: str | None = None) -> str:
+    """Key of the pinned recipe that last ran on the dump. Raises ConfigError when none did, or several and no name."""
+    notes = {entry.key.rpartition("/")[2].removesuffix(".json"): entry.key for entry in store.entries(_notes(dump))}
+    if recipe_name is None and len(notes) == 1:
+        recipe_name = next(iter(notes))
+    if recipe_name not in notes:
+        ran = f"these ran on it: {', '.join(notes)}" if notes else "none ran on it"
+        raise ConfigError(f"recipe {recipe_name or 'not named'}: name one for {dump}; {ran}")
+    key: str = json.loads(store.read_bytes(notes[recipe_name]))["recipe"]
+    return key
+
+
+def measure_stages(recipe: Recipe) -> tuple[str, ...]:
+    """Stages before the barrier that dedup needs: each shard runs through them on its own."""
+    names = recipe.stage_names
+    return names[: names.index("dedup")] if "dedup" in names else names
+
+
+def judge_stages(recipe: Recipe) -> tuple[str, ...]:
+    """Dedup and what follows: each shard runs through them on its own once the block is matched."""
+    return recipe.stage_names[len(measure_stages(recipe)) :]
+
+
+def parse_shards(text: str | None) -> list[int] | None:
+    """ "0-3,7" -> [0, 1, 2, 3, 7]; empty or None -> None, the whole block. Raises ConfigError."""
+    if text is None or not text.strip():
+        return None
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise ConfigError(f"shards {text!r}: give numbers and ranges, such as 0-3,7")
+        if dash and int(last) - int(first) >= BLOCK_SHARDS:
+            raise ConfigError(f"shards {text!r}: a run takes at most {BLOCK_SHARDS}")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers
+
+
+def _spelt(numbers: list[int]) -> str:
+    return f"{numbers[0]} to {numbers[-1]}" if numbers else "(none)"
+
+
+def _notes(dump: str) -> str:
+    return f"dumps/{dump}/recipes/"
+
+
+def _note_key(dump: str, recipe_name: str) -> str:
+    return f"{_notes(dump)}{recipe_name}.json"
