@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -81,10 +81,10 @@ class Gate(BaseModel):
         return pa.scalar(bound, values.type)
 
 
-def judge(batch: pa.RecordBatch, gates: Mapping[Verdict, Gate]) -> pa.StringArray:
+def judge(batch: pa.RecordBatch, gates: Iterable[tuple[Verdict, Gate]]) -> pa.StringArray:
     """Verdict of each row, null where every gate is met: string, (n,). The first gate that is not met names it."""
     verdicts = pa.nulls(batch.num_rows, pa.string())
-    for verdict, gate in gates.items():
+    for verdict, gate in gates:
         missed = pc.and_(pc.is_null(verdicts), pc.invert(gate.passes(batch)))
         verdicts = pc.if_else(missed, str(verdict), verdicts)
     return verdicts

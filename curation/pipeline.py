@@ -38,8 +38,7 @@ def fingerprint(recipe: Recipe, stage: str) -> str:
         earlier, gates = "", ""
     else:
         earlier = fingerprint(recipe, before)
-        after = {str(verdict): gate.model_dump(mode="json") for verdict, gate in recipe.gates_after(before).items()}
-        gates = json.dumps(after)  # not sorted: the first gate that is missed names the verdict, so order matters
+        gates = _gates(recipe, before)
     own = json.dumps(_result_settings(settings), sort_keys=True)
     return digest(stage, str(settings.version), own, gates, earlier)
 
@@ -47,8 +46,7 @@ def fingerprint(recipe: Recipe, stage: str) -> str:
 def judged_fingerprint(recipe: Recipe) -> str:
     """Digest of all that decides which samples are kept: the last stage, its gates and everything upstream."""
     last = recipe.stage_names[-1]
-    gates = {str(verdict): gate.model_dump(mode="json") for verdict, gate in recipe.gates_after(last).items()}
-    return digest(fingerprint(recipe, last), json.dumps(gates))
+    return digest(fingerprint(recipe, last), _gates(recipe, last))
 
 
 def pin(recipe: Recipe, store: Store) -> Recipe:
@@ -91,6 +89,11 @@ def save_recipe(recipe: Recipe, store: Store) -> str:
 def saved_recipe(store: Store, key: str) -> Recipe:
     """Load what save_recipe kept."""
     return parse_recipe(json.loads(store.read_bytes(key)), key)
+
+
+def _gates(recipe: Recipe, stage: str) -> str:
+    # a list, in order: the first gate that is missed names the verdict
+    return json.dumps([(str(verdict), gate.model_dump(mode="json")) for verdict, gate in recipe.gates_after(stage)])
 
 
 def _result_settings(settings: Stage) -> dict[str, Any]:

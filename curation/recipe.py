@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from curation.errors import ConfigError
 from curation.gates import Gate
@@ -51,12 +51,19 @@ class Recipe(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     description: str = ""
     stages: Stages
-    gates: dict[Verdict, Gate] = {}
+    gates: dict[Verdict, tuple[Gate, ...]] = {}
     publish: Publish = Publish()
+
+    @field_validator("gates", mode="before")
+    @classmethod
+    def _one_gate_or_several(cls, gates: Any) -> Any:
+        if not isinstance(gates, Mapping):
+            return gates
+        return {verdict: [gate] if isinstance(gate, Mapping) else gate for verdict, gate in gates.items()}
 
     @model_validator(mode="after")
     def _gates_have_their_stage(self) -> Recipe:
-        for verdict, gate in self.gates.items():
+        for verdict, gate in self._each_gate():
             for column in gate.columns:
                 producer = COLUMNS[column].producer
                 if self.stage(producer) is None:
@@ -77,9 +84,14 @@ class Recipe(BaseModel):
         """Stages that run, in order."""
         return tuple(name for name in STAGE_ORDER if self.stage(name) is not None)
 
-    def gates_after(self, stage: str) -> dict[Verdict, Gate]:
-        """Gates over what this stage measured, in the order declared."""
-        return {verdict: gate for verdict, gate in self.gates.items() if COLUMNS[gate.column].producer == stage}
+    def gates_after(self, stage: str) -> list[tuple[Verdict, Gate]]:
+        """Gates over what this stage measured with their verdicts, in the order declared."""
+        return [(verdict, gate) for verdict, gate in self._each_gate() if COLUMNS[gate.column].producer == stage]
+
+    def _each_gate(self) -> Iterator[tuple[Verdict, Gate]]:
+        for verdict, gates in self.gates.items():
+            for gate in gates:
+                yield verdict, gate
 
 
 def recipe_names() -> list[str]:
@@ -150,7 +162,7 @@ def _merge(data: dict[str, Any], path: list[str], value: Any, origin: str) -> No
 
 
 def _explain(error: Any, origin: str) -> str:
-    place = ".".join(str(part) for part in error["loc"])
+    place = ".".join(str(part) for part in error["loc"] if not (error["loc"][0] == "gates" and isinstance(part, int)))
     if error["type"] == "extra_forbidden":
         fields = _fields_at(error["loc"][:-1])
         near = difflib.get_close_matches(str(error["loc"][-1]), fields, n=1)
@@ -174,7 +186,7 @@ def _fields_at(loc: tuple[Any, ...]) -> list[str]:
         ("stages", "caption"): Caption,
         ("stages", "leakage"): Leakage,
     }
-    if len(loc) == 2 and loc[0] == "gates":
+    if loc and loc[0] == "gates" and len(loc) > 1:
         return list(Gate.model_fields)
     model = models.get(tuple(loc))
     return list(model.model_fields) if model else []

@@ -246,7 +246,7 @@ def _reasons(batch: pa.RecordBatch, recipe: Recipe, stage: str) -> pa.StringArra
 
 
 def _gate_columns(recipe: Recipe, stage: str) -> list[str]:
-    return [column for gate in recipe.gates_after(stage).values() for column in gate.columns]
+    return [column for _, gate in recipe.gates_after(stage) for column in gate.columns]
 
 
 def _tables_for(store: Store, recipe: Recipe, dump: str, shard: int, settings: Stage) -> _Tables:
