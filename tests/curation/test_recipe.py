@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+
+from curation.errors import ConfigError
+from curation.recipe import dump_recipe, load_recipe, parse_recipe, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_of_the_package_is_valid_and_survives_json(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert parse_recipe(__import__("json").loads(dump_recipe(recipe))) == recipe
+
+
+def test_overrides_nested_and_dotted() -> None:
+    nested = load_recipe("demo", {"gates": {"too_small": {"at_least": 100}}})
+    assert nested == load_recipe("demo", {"gates.too_small.at_least": 100})
+    assert nested.gates["too_small"][0].at_least == 100  # type: ignore[index]
+    assert nested != load_recipe("demo")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"stages.dedup.phash_radus": 3}, "stages.dedup.phash_radus: unknown field; did you mean 'phash_radius'"),
+        ({"stages.dedup.phash_radius": 99}, "stages.dedup.phash_radius: Input should be less than or equal to 8"),
+        ({"gates.too_smal": {"column": "min_side", "at_least": 1}}, "'too_smal' is no verdict"),
+        ({"gates.too_small.at_lest": 1}, "at_lest: unknown field; did you mean 'at_least'"),
+        ({"gates.too_small.column": "min_sid"}, "unknown column 'min_sid'"),
+        ({"stages.leakage": None}, "leaves that stage out: add stages.leakage or drop the gate"),
+        ({"stage": {}}, "unknown field; did you mean 'stages'"),
+        ({"name": "Not a name"}, "name"),
+        ({"name.x": 1}, "'name' is no section"),
+    ],
+)
+def test_wrong_settings_name_the_field(overrides: dict, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("demo", overrides)
+    assert message in str(caught.value)
+
+
+def test_unknown_recipe_lists_the_known() -> None:
+    with pytest.raises(ConfigError, match="demo, laion-400m"):
+        load_recipe("demmo")
+
+
+def test_recipe_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nstages: {extract: {archive: wat}}\n")
+    assert load_recipe(str(path)).stage_names == ("extract", "download")
+    path.write_text("name: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_recipe(str(path))
+    with pytest.raises(ConfigError, match="can't be read"):
+        load_recipe(str(tmp_path / "absent.yaml"))
