@@ -1,0 +1,175 @@
+"""`make demo`: a crawl goes in, Airflow runs curate_block on it, a dataset version and its funnel come out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from curation.demo.airflow_client import AirflowClient
+from curation.demo.airflow_server import ADMIN, AirflowServer, free_port
+from curation.demo.watch import DAG, Watch, follow
+from curation.errors import ConfigError, CurationError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+EVALSET = "demo-eval"
+DUMP = "demo"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; returns the exit status."""
+    options = _options(arguments)
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, _leave)
+    try:
+        return _demo(options, console)
+    except CurationError as err:
+        console.print(f"demo: {err}", style="red", markup=False, highlight=False)
+        return 2 if isinstance(err, ConfigError) else 1
+    except KeyboardInterrupt:
+        console.print("demo: stopped")
+        return 130
+
+
+def _demo(options: argparse.Namespace, console: Console) -> int:
+    started = time.monotonic()
+    folder = options.var.absolute()
+    store = os.environ.get("CURATION_STORE") or str(folder / "store")
+    say = _sayer(console, started)
+    settings = {"CURATION_STORE": store}
+    if not options.source:
+        settings["HF_HUB_OFFLINE"] = "1"
+    with AirflowServer(folder / "airflow", CHECKOUT, settings, say) as server:
+        say("starting Airflow")
+        server.start()
+        # Airflow needs a while to come up: the crawl is built meanwhile
+        conf = _real_run(options) if options.source else _demo_run(options, folder, store, server, say)
+        client = AirflowClient(server.url, ADMIN, server.password)
+        client.wait_until_healthy(DAG, server.check)
+        _set_pools(client)
+        if stale := client.end_active_runs(DAG):
+            say(f"{stale} unfinished runs of an earlier demo were marked as failed")
+        run = f"demo-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+        client.trigger(DAG, run, conf)
+        say(f"Airflow is up at {server.url} (user {ADMIN}, password {server.password}); run {run} started")
+        watch = Watch(client, run, os.cpu_count() or 2)
+        follow(watch, console, server.check)
+        good = _report(watch, client, store, options, folder, console)
+        say(f"run {watch.state} after {watch.elapsed_s:.0f} s")
+        if options.keep:
+            console.print(f"\nAirflow goes on at {server.url}, user {ADMIN}, password {server.password}")
+            console.print("Ctrl-C ends it")
+            while True:
+                server.check()
+                time.sleep(2)
+        return 0 if good else 1
+
+
+def _demo_run(options: argparse.Namespace, folder: Path, store: str, server: AirflowServer, say: Any) -> dict[str, Any]:
+    """Build the demo crawl, start its web server and name both in the run's parameters."""
+    from curation.demo.build import build_demo_crawl
+    from curation.evalsets import index_folder
+    from curation.store import Store
+
+    crawl = folder / "demo-crawl"
+    say("building the demo crawl")
+    build_demo_crawl(crawl)
+    port = free_port()
+    server.spawn("demo-web", [sys.executable, "-m", "curation.demo.server", str(crawl), "--port", str(port)])
+    index_folder(Store(store), EVALSET, crawl / "evalset")
+    return {
+        "dump": DUMP,
+        "source": str(crawl),
+        "shards": _shards(options.shards),
+        "recipe": options.recipe or "demo",
+        "overrides": {
+            "stages.download.connect_to": {"*.test": f"127.0.0.1:{port}"},
+            "stages.extract.blocklist": str(crawl / "blocklist.txt"),
+            "stages.safety.known_hashes": str(crawl / "known_unsafe.txt"),
+        },
+    }
+
+
+def _real_run(options: argparse.Namespace) -> dict[str, Any]:
+    """Parameters for Common Crawl or for somebody's own archives."""
+    own = "/" in options.source or Path(options.source).exists()
+    source = str(Path(options.source).absolute()) if own and "://" not in options.source else options.source
+    return {
+        "dump": re.sub(r"[^\w.-]+", "-", Path(source.rstrip("/*")).name) if own else source,
+        "source": source if own else "",
+        "shards": _shards(options.shards or "1"),
+        "recipe": options.recipe or "laion-5b-en",
+    }
+
+
+def _report(
+    watch: Watch, client: AirflowClient, store: str, options: argparse.Namespace, folder: Path, console: Console
+) -> bool:
+    """Print what came of the run; returns whether it is as it should be."""
+    from curation.pipeline import saved_recipe
+    from curation.reports.funnel import funnel, render
+    from curation.store import Store
+
+    for cell in watch.failed():
+        console.print(f"failed: {cell.label}: {cell.error}", style="red", markup=False, highlight=False)
+    if watch.state != "success":
+        return False
+    root = Store(store)
+    block = client.xcom(DAG, watch.run, "plan", key="block")
+    shards = client.xcom(DAG, watch.run, "plan")
+    manifest = client.xcom(DAG, watch.run, "publish")
+    recipe = saved_recipe(root, block["recipe"])
+    console.print(render(funnel(root, recipe, block["dump"], shards)))
+    console.print(f"dataset version: {root.root}/{str(manifest).rpartition('/')[0]}", highlight=False)
+    return True
+
+
+def _set_pools(client: AirflowClient) -> None:
+    """Make the pools that the DAG's tasks ask for."""
+    client.set_pool("download", os.cpu_count() or 2, "shards that download at the same time")
+    client.set_pool("index", 1, "commits to the dedup index: one at a time")
+
+
+def _shards(text: str) -> str | None:
+    """ "2" -> "0-1" (so many shards); "0-3,7" as it is; empty: the whole block."""
+    if not text.isdigit():
+        return text or None
+    if int(text) < 1:
+        raise ConfigError("SHARDS=0: give a number of shards, or their numbers, such as 0-3,7")
+    return f"0-{int(text) - 1}"
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m curation.demo.run", description=__doc__)
+    parser.add_argument("--source", default="", help="Common Crawl id, folder, glob or s3://; empty: the demo crawl")
+    parser.add_argument("--shards", default="", help="how many, or which (0-3,7); empty: all")
+    parser.add_argument("--recipe", default="", help="default: demo, or laion-5b-en with a source")
+    parser.add_argument("--var", type=Path, default=Path("var"), help="folder for everything the demo writes")
+    parser.add_argument("--keep", type=int, default=1, choices=(0, 1), help="0: end Airflow and exit with the result")
+    return parser.parse_args(arguments)
+
+
+def _sayer(console: Console, started: float) -> Any:
+    def say(line: str) -> None:
+        console.print(f"{time.monotonic() - started:6.0f} s  {line}", markup=False, highlight=False)
+
+    return say
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""Make a dataset version from one block of a dump: up to 1,000 archives, each a shard that goes on alone.
+
+Reads: the archives of the dump (WAT or WARC files of a folder, a glob, s3:// or Common Crawl), the pages' pictures
+from the web, the evaluation sets and the dedup index in the store.
+
+Writes: one table per shard and stage, one generation of the dedup index and one dataset version, all in the store
+that the environment variable `CURATION_STORE` names (default `var/store`).
+
+Rerun: safe. A table that stands there with the right fingerprint is not made again, so clearing a failed task, or
+triggering the block once more, does what is missing and passes finished shards in seconds. A shard that fails does
+not stop its siblings before the barrier `match`; nothing is matched or published until every shard is there. To go on
+without a shard that can't be healed, trigger again with `shards` that leave it out.
+
+Cost: per shard, minutes of one core for extract, minutes to hours of network for download, minutes of a GPU for score
+and caption. Tasks of score and caption go to the queue `gpu`; download takes a slot of the pool `download`, match the
+one slot of the pool `index`. Only outages, timeouts and lost workers are retried; a bad shard or a wrong setting
+fails at once and says why.
+"""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from importlib.resources import files
+from typing import Any
+
+from airflow.sdk import (
+    ExceptionRetryPolicy,
+    Param,
+    RetryAction,
+    RetryRule,
+    dag,
+    get_current_context,
+    task,
+    task_group,
+)
+from airflow.sdk.exceptions import AirflowSkipException
+
+RECIPES = sorted(path.name.removesuffix(".yaml") for path in (files("curation") / "recipes").iterdir())
+HEALS = ["curation.errors.OutageError", "airflow.sdk.exceptions.AirflowTaskTimeout"]
+PARAMS = {
+    "dump": Param(
+        type="string",
+        title="Dump",
+        description="Name of the crawl; with an empty source, one of Common Crawl's.",
+        examples=["CC-MAIN-2026-05"],
+        pattern=r"^[A-Za-z0-9][\w.-]*$",
+    ),
+    "source": Param(
+        "",
+        type="string",
+        title="Source",
+        description="Folder, glob or s3:// prefix of the archives; empty: Common Crawl, by the dump's name.",
+        examples=["/data/crawl/*.warc.gz", "s3://bucket/crawl/"],
+    ),
+    "block": Param(0, type="integer", minimum=0, title="Block", description="Which thousand of shards, from 0."),
+    "shards": Param(
+        None,
+        type=["null", "string"],
+        title="Shards",
+        description="Numbers and ranges within the dump; empty: the whole block.",
+        examples=["0-3,7"],
+        pattern=r"^[\d\s,-]*$",
+    ),
+    "recipe": Param(
+        "laion-5b-en",
+        enum=RECIPES,
+        title="Recipe",
+        description="Which dataset is made: stages, models and thresholds.",
+    ),
+    "overrides": Param(
+        {},
+        type="object",
+        title="Overrides",
+        description='Settings to change in the recipe, by dotted name: {"gates.too_small.at_least": 128}.',
+    ),
+}
+
+
+def store() -> Any:
+    """Open the store: on a fleet the same s3:// root on every worker."""
+    from curation.store import Store
+
+    return Store(os.environ.get("CURATION_STORE", "var/store"))
+
+
+def pinned(recipe: str) -> Any:
+    """Load the recipe that the run has pinned in the store."""
+    from curation.pipeline import saved_recipe
+
+    return saved_recipe(store(), recipe)
+
+
+def per_shard(name: str, hours: float, **settings: Any) -> Callable[..., Any]:
+    """Task of a mapped group: labelled by its shard, goes on where the recipe leaves out the task before."""
+    label = "{{ '%05d' % task.op_kwargs.shard }}"
+    return task(
+        task_id=name,
+        execution_timeout=timedelta(hours=hours),
+        map_index_template=label,
+        trigger_rule="none_failed",
+        **settings,
+    )
+
+
+def stage(name: str, hours: float, **settings: Any) -> Callable[..., Any]:
+    """Task that runs one stage on one shard and returns its counts."""
+
+    @per_shard(name, hours, **settings)
+    def run(shard: int, block: dict[str, str]) -> dict[str, Any]:
+        from curation.runner import run_stage
+
+        recipe = pinned(block["recipe"])
+        if name not in recipe.stage_names:
+            raise AirflowSkipException(f"recipe {recipe.name} leaves out stage {name}")
+        receipt = run_stage(store(), recipe, block["dump"], shard, name)
+        return receipt.model_dump(include={"rows", "measured", "dropped", "faults", "seconds", "peak_memory_bytes"})
+
+    return run
+
+
+@dag(
+    schedule=None,
+    catchup=False,
+    params=PARAMS,
+    doc_md=__doc__,
+    tags=["dataset"],
+    default_args={
+        "owner": "curation",
+        "retries": 3,
+        "retry_delay": timedelta(minutes=1),
+        "retry_exponential_backoff": 2,
+        "max_retry_delay": timedelta(minutes=30),
+        "retry_policy": ExceptionRetryPolicy([RetryRule(HEALS, RetryAction.DEFAULT)], default=RetryAction.FAIL),
+    },
+)
+def curate_block() -> None:
+    """Wire plan >> (extract >> download >> score) >> match >> (dedup >> ... >> export) >> publish."""
+
+    @task(execution_timeout=timedelta(minutes=30))
+    def plan(params: dict[str, Any]) -> list[int]:
+        from curation import block
+        from curation.recipe import load_recipe
+
+        recipe = load_recipe(params["recipe"], params["overrides"])
+        wanted = block.parse_shards(params["shards"])
+        planned = block.plan(store(), recipe, params["dump"], params["source"], block=params["block"], shards=wanted)
+        get_current_context()["ti"].xcom_push("block", {"dump": planned.dump, "recipe": planned.recipe_key})
+        return planned.shards
+
+    @task(pool="index", execution_timeout=timedelta(hours=12), trigger_rule="none_failed")
+    def match(shards: list[int], block: dict[str, str]) -> dict[str, Any]:
+        from curation.generations import match_block
+        from curation.publish.version import plan_version
+
+        recipe = pinned(block["recipe"])
+        if "dedup" in recipe.stage_names:
+            match_block(store(), recipe, block["dump"], shards)
+        return {**block, "version": plan_version(store(), recipe, block["dump"], shards)}
+
+    @per_shard("export", hours=6)
+    def export(shard: int, block: dict[str, str]) -> dict[str, Any]:
+        from curation.publish.version import export_shard
+
+        return dict(export_shard(store(), pinned(block["recipe"]), block["version"], block["dump"], shard))
+
+    @task(execution_timeout=timedelta(hours=6))
+    def publish(shards: list[int], block: dict[str, str]) -> str:
+        from curation.publish.version import finish_version
+
+        return str(finish_version(store(), pinned(block["recipe"]), block["version"], block["dump"], shards))
+
+    @task_group
+    def measure(shard: int, block: dict[str, str]) -> None:
+        extract = stage("extract", hours=4)(shard, block)
+        download = stage("download", hours=24, pool="download")(shard, block)
+        extract >> download >> stage("score", hours=12, queue="gpu")(shard, block)
+
+    @task_group
+    def judge(shard: int, block: dict[str, str]) -> None:
+        dedup = stage("dedup", hours=2)(shard, block)
+        safety = stage("safety", hours=4)(shard, block)
+        caption = stage("caption", hours=24, queue="gpu")(shard, block)
+        leakage = stage("leakage", hours=4)(shard, block)
+        dedup >> safety >> caption >> leakage >> export(shard, block)
+
+    shards = plan()
+    block = shards["block"]
+    measured = measure.partial(block=block).expand(shard=shards)
+    matched = match(shards, block)
+    judged = judge.partial(block=matched).expand(shard=shards)
+    measured >> matched >> judged >> publish(shards, matched)
+
+
+curate_block()
