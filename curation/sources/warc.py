@@ -1,0 +1,265 @@
+"""Records of a WARC, gzip, zstd, lz4 or plain, past whatever damage lies between them; and the pages among them."""
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+from fastwarc.warc import ArchiveIterator, WarcRecordType
+
+from curation.errors import BadShardError
+from curation.sources.candidates import Page
+from curation.sources.html import decode_html, may_hold_pictures, read_html
+
+MAX_HEADER_BYTES = 64 << 10
+_WINDOW_BYTES = 32 << 20  # raw bytes kept to look for the next record after damage
+_CHUNK_BYTES = 256 << 10
+_GZIP, _ZSTD, _LZ4 = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
+_PLAIN_RECORD = re.compile(rb"(?<=\n)WARC/[01]\.\d{1,2}\r?\n(?=[\w-]{2,40}:)")
+_PROBE_BYTES = 4096  # compressed bytes that surely hold the first line of a record
+
+
+class Record(NamedTuple):
+    """One record whose declared length is within the limit; `raw` is fastwarc's, valid until the next is asked for."""
+
+    raw: Any
+    offset: int  # in the archive as stored, bytes
+    url: str
+
+
+def read_records(stream: BinaryIO, location: str, tally: Counter[str], max_record_bytes: int) -> Iterator[Record]:
+    """Yield the records of an archive in order; count and pass over damage.
+
+    A record that declares more than max_record_bytes is counted (records_bad_too_large), never read. Where the archive
+    is damaged (records_bad_damaged) reading goes on at the next record that can be found. When the archive ends in
+    the middle of a record, archive_truncated is 1. Memory: a window of the raw bytes, never the record.
+
+    raises  BadShardError when not one record can be read; what the stream itself raises
+    """
+    source = _Source(stream)
+    start = 0
+    while True:
+        last = start
+        resume = False
+        base = source.position
+        try:
+            for raw in ArchiveIterator(source, parse_http=False, max_header_len=MAX_HEADER_BYTES):
+                source.check()
+                last = max(base + raw.stream_pos, last)
+                source.forget(last)
+                tally["records"] += 1
+                if raw.content_length > max_record_bytes:
+                    _bad(tally, "too_large")
+                    resume = True
+                    break
+                if raw.headers.get("Content-Length") is None:  # the header itself is cut
+                    _bad(tally, "damaged")
+                    resume = True
+                    break
+                yield Record(raw, last, (raw.headers.get("WARC-Target-URI") or "").strip("<> "))
+        except OSError as error:
+            source.check()
+            if not tally["records"]:
+                raise BadShardError(f"{location}: expected a WARC, found {_described(source.head, error)}") from error
+            _bad(tally, "damaged")
+            resume = True
+        except BaseException as error:
+            # fastwarc is Rust: a panic on hostile bytes arrives as a BaseException of a class that can't be imported
+            if type(error).__name__ != "PanicException":
+                raise
+            _bad(tally, "damaged")
+            resume = True
+        source.check()
+        if not resume:
+            break
+        found = source.seek_record(last + 1)
+        if found is None:
+            break
+        start = found
+    if not tally["records"]:
+        raise BadShardError(f"{location}: expected a WARC, found {_described(source.head, None)}")
+    if source.ends_cut(last):
+        tally["archive_truncated"] = 1
+    tally["bytes_read"] += source.end
+
+
+def read_content(record: Record, tally: Counter[str], max_bytes: int) -> bytes | None:
+    """Content of a record, None (and counted) when it is damaged, cut or inflates to more than max_bytes."""
+    try:
+        content: bytes = record.raw.reader.read(max_bytes + 1)
+    except OSError:
+        _bad(tally, "damaged")
+        return None
+    if len(content) > max_bytes:
+        _bad(tally, "too_large")
+        return None
+    return content
+
+
+def read_pages(
+    stream: BinaryIO, location: str, tally: Counter[str], *, max_record_bytes: int, max_page_bytes: int
+) -> Iterator[Page]:
+    """Yield the HTML pages of a WARC that may show pictures.
+
+    Pages are responses with status 2xx (or none given) and resources whose type is HTML or XHTML.
+    """
+    for record in read_records(stream, location, tally, max_record_bytes):
+        raw = record.raw
+        if raw.record_type not in (WarcRecordType.response, WarcRecordType.resource):
+            continue
+        is_response = raw.record_type == WarcRecordType.response
+        if is_response:
+            try:
+                raw.parse_http(auto_decode="all", quirks_mode=True)
+                headers = raw.http_headers
+                status, kind = headers.status_code, raw.http_content_type
+            except (OSError, ValueError, AttributeError):
+                _bad(tally, "http")
+                continue
+            if status is not None and not 200 <= status < 300:
+                continue
+            charset = raw.http_charset
+        else:
+            kind, charset = (raw.headers.get("Content-Type") or "").partition(";")[0].strip(), None
+        if kind and "html" not in kind.lower():
+            continue
+        body = read_content(record, tally, max_page_bytes)
+        if body is None or not (kind or body[:512].lstrip()[:1] == b"<"):
+            continue
+        tally["pages"] += 1
+        if not may_hold_pictures(body):
+            tally["pages_without_pictures"] += 1
+            continue
+        yield read_html(decode_html(body, charset), record.url, record.offset)
+
+
+class _Source:
+    """The archive's stream with a window of what was read last, so that reading can start again after damage."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._window = bytearray()
+        self._start = 0  # offset of the window's first byte in the archive
+        self.position = 0  # offset that fastwarc reads next
+        self.end = 0  # bytes taken from the stream
+        self.head = b""
+        self._failure: BaseException | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        if self.position == self.end:
+            self._fill(size if 0 < size < _CHUNK_BYTES else _CHUNK_BYTES)
+        at = self.position - self._start
+        chunk = bytes(self._window[at : at + size] if size >= 0 else self._window[at:])
+        self.position += len(chunk)
+        return chunk
+
+    def tell(self) -> int:
+        return 0  # each ArchiveIterator counts from where it began
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        raise OSError("the archive is a stream")
+
+    def close(self) -> None:
+        """Nothing: the stream is the caller's."""
+
+    def check(self) -> None:
+        """Raise what the stream raised: fastwarc would turn it into one of its own errors."""
+        if self._failure is not None:
+            raise self._failure
+
+    def forget(self, offset: int) -> None:
+        """Let go of the window before this offset of the archive."""
+        if offset - self._start > _CHUNK_BYTES:
+            del self._window[: min(offset, self.position) - self._start]
+            self._start = min(offset, self.position)
+
+    def seek_record(self, offset: int) -> int | None:
+        """Move to the next start of a record at or after this offset; None, and the end, when there is none."""
+        at = max(offset, self._start)
+        while True:
+            found = self._next_start(at)
+            if found is not None:
+                self.position = found
+                return found
+            at = max(at, self.end - _PROBE_BYTES)
+            self._trim(at)
+            if not self._fill(_CHUNK_BYTES):
+                self.position = self.end
+                return None
+
+    def ends_cut(self, last: int) -> bool:
+        """Whether the archive ends inside a record, as far as the window reaches back to the last one."""
+        self.check()
+        if last < self._start:
+            return False
+        tail = bytes(self._window[last - self._start :])
+        while tail.startswith(_GZIP):
+            member = zlib.decompressobj(31)
+            try:
+                while tail and not member.eof:
+                    member.decompress(tail, _CHUNK_BYTES)
+                    tail = member.unused_data if member.eof else member.unconsumed_tail
+            except zlib.error:
+                return False  # damaged, and counted as that
+            if not member.eof:
+                return True
+        if tail.startswith(b"WARC/"):
+            header, blank, content = tail.partition(b"\r\n\r\n")
+            declared = re.search(rb"(?im)^content-length:\s*(\d{1,18})\s*$", header)
+            return not blank or (declared is not None and int(declared[1]) > len(content))
+        return False
+
+    def _fill(self, size: int) -> int:
+        if self._failure is not None:
+            return 0
+        try:
+            chunk = self._stream.read(size)
+        except Exception as error:  # kept for check(): a Rust caller cannot hand it on unchanged
+            self._failure = error
+            return 0
+        self.head = self.head or chunk[:64]
+        self._window += chunk
+        self.end += len(chunk)
+        if len(self._window) > _WINDOW_BYTES + _CHUNK_BYTES:
+            self._trim(self.end - _WINDOW_BYTES)
+        return len(chunk)
+
+    def _trim(self, offset: int) -> None:
+        if offset > self._start:
+            del self._window[: offset - self._start]
+            self._start = offset
+
+    def _next_start(self, offset: int) -> int | None:
+        at = offset - self._start
+        if self.head.startswith((_GZIP, _ZSTD, _LZ4)):
+            magic = self.head[: 3 if self.head.startswith(_GZIP) else 4]
+            while (at := self._window.find(magic, at)) >= 0:
+                if magic != _GZIP or _inflates_to_record(bytes(self._window[at : at + _PROBE_BYTES])):
+                    return self._start + at
+                at += 1
+            return None
+        found = _PLAIN_RECORD.search(self._window, max(at, 0))
+        return self._start + found.start() if found else None
+
+
+def _inflates_to_record(data: bytes) -> bool:
+    try:
+        return zlib.decompressobj(31).decompress(data, 64).startswith(b"WARC/")
+    except zlib.error:
+        return False
+
+
+def _bad(tally: Counter[str], kind: str) -> None:
+    tally["records_bad"] += 1
+    tally[f"records_bad_{kind}"] += 1
+
+
+def _described(head: bytes, error: OSError | None) -> str:
+    if not head:
+        return "an empty file"
+    if head.startswith(b"filedesc:"):
+        return "an ARC file: convert it first, for instance with `warcio recompress`"
+    if head.startswith(b"PK"):
+        return "a zip or WACZ file: unpack it, the archives are in its folder archive/"
+    return f"bytes that begin with {head[:16]!r}" + (f" ({error})" if error else "")

@@ -1,0 +1,182 @@
+"""extract: an archive of a crawl to candidate rows, every one a picture's URL with a text."""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import BinaryIO, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from curation import schema
+from curation.sources import warc, wat
+from curation.sources.candidates import Chosen, Page, TextKind, choose_texts
+from curation.stages.base import PinnedFile, Resource, Stage, Tally, runtime
+from curation.text.language import detect_languages, partition
+from curation.web.blocklist import Blocklist, read_blocklist
+from curation.web.urls import hostname, sample_id
+
+_COLUMNS = tuple(name for name, column in schema.COLUMNS.items() if column.producer == "extract")
+_BATCH_ROWS = 4096
+
+# Pictures that are there to count or to be cut up, told by their address. Conservative: a whole file name or path
+# segment, or the address of a counter; what the size gates catch anyway is left to them.
+_PATTERN = re.compile(
+    r"/(?:pixel|spacer|blank|clear|transparent|trans|dot|empty|1x1|1px|s|p|px|grey|placeholder|loading|loader|lazy"
+    r"|lazyload|ajax-loader|tracking|beacon)(?:[_-]?(?:1x1|1px|pixel|gif|trans))?\.(?:gif|png|jpe?g|webp)(?:\?|$)"
+    r"|[/_.-]sprites?(?:[_.-][^/]*)?\.(?:png|gif|webp|jpe?g)(?:\?|$)"
+    r"|://(?:www\.)?facebook\.com/tr[/?]"
+    r"|://(?:pixel|stats|b|sb|count(?:er)?|hits?)\.(?:wp\.com|quantserve\.com|scorecardresearch\.com|yadro\.ru)/"
+    r"|://(?:top-fwz1|counter|mc)\.(?:mail|yandex|rambler)\.ru/"
+    r"|://[a-z0-9.-]*(?:google-analytics\.com|doubleclick\.net|statcounter\.com)/"
+    r"|://px\.ads\.linkedin\.com/|://bat\.bing\.com/|://www\.google\.[a-z.]{2,6}/(?:ads|pagead)/",
+    re.IGNORECASE,
+)
+_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,8})(?:\?|$)")
+
+
+class Extract(Stage):
+    """Read an archive and measure each picture-text pair.
+
+    A row is a picture of a page with a text; pictures without any text are counted, they are no samples. One picture
+    gives one row a page and occurrence, with its best text by the order of `kinds`: see sources/candidates.py.
+    """
+
+    name: ClassVar[str] = "extract"
+    version: ClassVar[int] = 1
+    resource: ClassVar[Resource] = "cpu"
+    consumes: ClassVar[pa.Schema] = pa.schema([])
+
+    archive: Literal["wat", "warc"] = Field(
+        "wat", description="wat: links from the metadata, fast; warc: pages from the HTML, more kinds of text"
+    )
+    kinds: tuple[TextKind, ...] = Field(
+        ("alt", "figcaption", "title", "aria-label", "og", "json-ld"),
+        min_length=1,
+        description="kinds of text that count, best first; LAION: alt alone",
+    )
+    blocklist: PinnedFile = Field(
+        "", description="file of domains, one a line, gzip or not: pictures there are blocked"
+    )
+    refused_extensions: tuple[str, ...] = Field(
+        ("svg", "svgz", "ico", "js", "css", "mp4", "webm", "swf", "pdf"),
+        description="file extensions of url_class extension; LAION refuses gif too, of which we decode the first frame",
+    )
+    max_url_chars: int = Field(2000, ge=100, description="longer URLs are of class length and cut; LAION cuts at 2000")
+    max_host_chars: int = Field(60, ge=4, description="longer hosts are of class host; LAION-400M, ccpp.py")
+    max_text_chars: int = Field(2000, ge=1, description="texts are cut here [code points]; LAION, ccpp.py")
+    boilerplate_over: int = Field(
+        4, ge=1, description="a text under more than this many different pictures of a page is boilerplate"
+    )
+    language_reliable: float = Field(
+        0.5, ge=0, le=1, description="probability from which a language counts; below it the text is of no language"
+    )
+    opt_out: tuple[str, ...] = Field(
+        ("noai", "noimageai"), description="directives of a page's meta robots that refuse use for AI"
+    )
+    max_record_bytes: int = runtime(64 << 20, ge=1 << 16, description="records that declare more are counted, not read")
+    max_page_bytes: int = runtime(16 << 20, ge=1 << 16, description="HTML that inflates to more is counted, not read")
+
+    @property
+    def produces(self) -> pa.Schema:
+        """Every column whose producer is extract."""
+        return schema.schema(*_COLUMNS)
+
+    def read(self, stream: BinaryIO, location: str, tally: Tally) -> Iterator[pa.RecordBatch]:
+        """Yield the archive's candidates in batches of at most 4,096 rows.
+
+        stream    the archive as stored, from its first byte
+        location  where it lies: goes into warc_filename and error messages
+        tally     gets records, records_bad(_*), pages, links_seen, links_without_text, archive_truncated, bytes_read
+        raises    BadShardError when nothing can be read as WARC; what the stream raises
+        """
+        rows = _Rows(self, location)
+        for page in self._pages(stream, location, tally):
+            chosen = choose_texts(page.pictures, self.kinds, self.max_text_chars, self.boilerplate_over)
+            tally["links_seen"] += len(page.pictures)
+            tally["links_without_text"] += len(page.pictures) - len(chosen)
+            refuses = not page.robots.isdisjoint(self.opt_out)
+            for each in chosen:
+                rows.add(page, each, refuses)
+                if len(rows) == _BATCH_ROWS:
+                    yield rows.batch()
+        if len(rows):
+            yield rows.batch()
+
+    def _pages(self, stream: BinaryIO, location: str, tally: Tally) -> Iterator[Page]:
+        if self.archive == "wat":
+            return wat.read_pages(stream, location, tally, max_record_bytes=self.max_record_bytes)
+        return warc.read_pages(
+            stream, location, tally, max_record_bytes=self.max_record_bytes, max_page_bytes=self.max_page_bytes
+        )
+
+
+def url_class(url: str, settings: Extract, blocked: Blocklist | None) -> str:
+    """Class of a canonical URL: ok, or the first that holds of scheme, length, host, blocked, extension, pattern."""
+    if not url.startswith(("http://", "https://")):
+        return "scheme"
+    if len(url) > settings.max_url_chars:
+        return "length"
+    host = _host(url[: url.find("/", 8)])
+    if not host or len(host) > settings.max_host_chars:
+        return "host"
+    if blocked is not None and host in blocked:
+        return "blocked"
+    path = url.partition("?")[0]
+    extension = _EXTENSION.search(path, max(path.rfind("/"), 8))
+    if extension and extension[1].lower() in settings.refused_extensions:
+        return "extension"
+    return "pattern" if _PATTERN.search(url) else "ok"
+
+
+@lru_cache(maxsize=65536)
+def _host(origin: str) -> str:
+    return hostname(origin)
+
+
+class _Rows:
+    """The rows of the batch at hand, and the identities of all rows of the shard (8 bytes of each)."""
+
+    def __init__(self, settings: Extract, location: str) -> None:
+        self._settings = settings
+        self._location = location
+        self._blocked = read_blocklist(settings.blocklist) if settings.blocklist else None
+        self._seen: set[int] = set()
+        self._columns: dict[str, list[object]] = {name: [] for name in _COLUMNS}
+
+    def __len__(self) -> int:
+        return len(self._columns["url"])
+
+    def add(self, page: Page, chosen: Chosen, refuses: bool) -> None:
+        settings, columns = self._settings, self._columns
+        url = chosen.url
+        identity = sample_id(url, chosen.text)
+        short = int(identity[:16], 16)
+        columns["sample_id"].append(identity)
+        columns["url_class"].append(url_class(url, settings, self._blocked))
+        columns["url"].append(url[: settings.max_url_chars])
+        columns["text"].append(chosen.text)
+        columns["alt"].append(chosen.raw[: settings.max_text_chars].encode("utf-8", "ignore").decode())
+        columns["text_kind"].append(chosen.kind)
+        columns["page_url"].append(page.url[: settings.max_url_chars].encode("utf-8", "ignore").decode())
+        columns["page_language"].append(page.language)
+        columns["page_opt_out"].append(refuses)
+        columns["warc_filename"].append(self._location)
+        columns["warc_record_offset"].append(page.offset)
+        columns["text_class"].append(chosen.text_class)
+        columns["n_chars"].append(len(chosen.text))
+        columns["n_words"].append(chosen.text.count(" ") + 1)
+        columns["duplicate_pair"].append(short in self._seen)
+        self._seen.add(short)
+
+    def batch(self) -> pa.RecordBatch:
+        columns = self._columns
+        codes, confidences = detect_languages(columns["text"])  # type: ignore[arg-type]
+        reliable = self._settings.language_reliable
+        columns["language"] = [c if p >= reliable else "" for c, p in zip(codes, confidences, strict=True)]
+        columns["language_confidence"] = list(confidences)
+        columns["partition"] = [partition(str(code)) for code in columns["language"]]
+        self._columns = {name: [] for name in _COLUMNS}
+        schema_ = self._settings.produces
+        arrays = [pa.array(columns[field.name], type=field.type) for field in schema_]
+        return pa.RecordBatch.from_arrays(arrays, schema=schema_)
