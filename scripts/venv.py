@@ -1,0 +1,98 @@
+"""Make .venv, or finish or refresh it; returns at once when it stands as pyproject.toml and requirements.lock ask.
+
+Run by the system's Python with the standard library alone: `python3 scripts/venv.py`, or through `make`.
+"""
+
+import hashlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+STAMP = VENV / "complete"  # digest of what was installed; written last, so its absence means half-installed
+INPUTS = [ROOT / "pyproject.toml", ROOT / "requirements.lock"]
+EXTRAS = "models,airflow,demo,dev"
+
+
+def main() -> int:
+    """Return the exit status."""
+    import fcntl
+
+    with INPUTS[0].open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two makes at once: the second waits and finds it done
+        wanted = digest()
+        if STAMP.exists() and STAMP.read_text() == wanted and works():
+            return 0
+        return install(wanted)
+
+
+def digest() -> str:
+    """Digest of all that decides what is in the environment, its place included: scripts name it."""
+    parts = [path.read_bytes() for path in INPUTS]
+    parts += [str(VENV).encode(), ".".join(map(str, sys.version_info[:2])).encode()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def works() -> bool:
+    """Whether the environment's Python starts at all: an upgrade of the system may have taken it away."""
+    try:
+        return (
+            subprocess.run([VENV / "bin" / "python", "-P", "-c", "import curation"], capture_output=True).returncode
+            == 0
+        )
+    except OSError:
+        return False
+
+
+def install(wanted: str) -> int:
+    """Create the environment where there is none that starts, and install into it."""
+    started = time.monotonic()
+    if STAMP.exists() or (VENV / "bin").exists():
+        print(".venv is unfinished or out of date: bringing it up to date", flush=True)
+    else:
+        print("making .venv (once; some 7 GB, minutes)", flush=True)
+    STAMP.unlink(missing_ok=True)
+    python = VENV / "bin" / "python"
+    make = [sys.executable, "-m", "venv", str(VENV)]
+    if not starts(python):
+        make.append("--clear")
+        if subprocess.run(make).returncode:
+            return fail("python3 -m venv failed", "see above; on Debian and Ubuntu: apt-get install python3-venv")
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install"]
+    wish = ["-c", str(INPUTS[1]), "-e", f"{ROOT}[{EXTRAS}]"]
+    if subprocess.run([*pip, *wish]).returncode:
+        return fail("pip could not install everything", "see above; the next make goes on from here")
+    STAMP.write_text(wanted)
+    print(f".venv is complete after {time.monotonic() - started:.0f} s", flush=True)
+    return 0
+
+
+def starts(python: Path) -> bool:
+    """Whether this Python runs and has pip."""
+    try:
+        asked = [python, "-c", "import pip, sys; print(*sys.version_info[:2])"]
+        answer = subprocess.run(asked, capture_output=True, text=True).stdout.split()
+        return answer == [str(part) for part in sys.version_info[:2]]
+    except OSError:
+        return False
+
+
+def fail(what: str, fix: str) -> int:
+    """Say it on standard error."""
+    print(f"{what}: {fix}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    # the system's Python, which may be older than the project's
+    if sys.version_info < (3, 11):  # noqa: UP036
+        found = ".".join(map(str, sys.version_info[:2]))
+        sys.exit(fail(f"Python 3.11 or newer is needed, this is {found}", "name another with make PYTHON=python3.12"))
+    try:
+        import ensurepip  # noqa: F401
+        import venv  # noqa: F401
+    except ImportError:
+        sys.exit(fail("Python's venv module is missing", "on Debian and Ubuntu: apt-get install python3-venv"))
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""What every DAG of the checkout keeps to, derived from the files: there is no list to forget."""
+
+import ast
+import json
+import os
+import runpy
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("airflow", reason="extra 'airflow' is not installed")
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "dags").glob("*.py"))
+HEAVY = ("torch", "pandas", "pyarrow", "numpy", "transformers", "cv2")
+FIELDS = ("Reads:", "Writes:", "Rerun:", "Cost:")
+IDS = [path.stem for path in FILES]
+
+every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
+every_dag = pytest.mark.parametrize("name", IDS)
+
+
+@cache
+def loaded() -> dict[str, Any]:
+    """The page and every DAG, loaded in a process of its own: Airflow's import leaves marks on warnings and logging."""
+    script = """
+import json, runpy, sys
+page = runpy.run_path(sys.argv[1])
+dags = {}
+for name, dag in page["load"]().items():
+    dags[name] = {
+        "doc": dag.doc_md, "tags": sorted(dag.tags), "catchup": dag.catchup, "file": dag.fileloc,
+        "params": {key: dict(dag.params.get_param(key).schema, description=dag.params.get_param(key).description)
+                   for key in dag.params},
+        "tasks": {task.task_id: {
+            "owner": task.owner, "queue": task.queue, "pool": task.pool, "retries": task.retries,
+            "policy": task.has_retry_policy, "backoff": task.retry_exponential_backoff,
+            "timeout_s": task.execution_timeout and task.execution_timeout.total_seconds(),
+            "label": task.map_index_template, "mapped": bool(task.get_closest_mapped_task_group()),
+            "rule": task.trigger_rule.value,
+        } for task in dag.tasks},
+    }
+print("\\n" + json.dumps({"page": page["render"](), "dags": dags}))
+"""
+    command = [sys.executable, "-c", script, str(ROOT / "scripts" / "dag_docs.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AIRFLOW_HOME": airflow_home()})
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+@cache
+def airflow_home() -> str:
+    import tempfile
+
+    return tempfile.mkdtemp(prefix="airflow-")
+
+
+def tasks(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = loaded()["dags"][name]["tasks"]
+    return found
+
+
+@every_file
+def test_parsing_is_light(path: Path) -> None:
+    script = f"import runpy, sys; runpy.run_path({str(path)!r}); print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "AIRFLOW_HOME": airflow_home()},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == [], "imported while parsing"
+
+
+@every_file
+def test_module_level_imports_are_airflow_sdk_and_the_standard_library(path: Path) -> None:
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or "."]
+        else:
+            continue
+        for name in names:
+            light = name.startswith("airflow.sdk") or name.split(".")[0] in sys.stdlib_module_names
+            assert light, f"{path.name} imports {name} at module level"
+
+
+@every_file
+def test_file_dag_and_function_share_a_name(path: Path) -> None:
+    assert path.stem in loaded()["dags"]
+    functions = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    assert path.stem in functions
+
+
+@every_dag
+def test_the_docstring_is_the_page_with_its_four_fields(name: str) -> None:
+    doc = loaded()["dags"][name]["doc"]
+    assert [field for field in FIELDS if f"\n{field}" not in doc] == []
+    assert doc.strip() == ast.get_docstring(ast.parse((ROOT / "dags" / f"{name}.py").read_text()))
+
+
+@every_dag
+def test_tags_and_owner(name: str) -> None:
+    assert loaded()["dags"][name]["tags"]
+    assert {task["owner"] for task in tasks(name).values()} == {"curation"}
+    assert not loaded()["dags"][name]["catchup"]
+
+
+@every_dag
+def test_every_task_has_a_timeout_and_retries_only_what_heals(name: str) -> None:
+    for task, settings in tasks(name).items():
+        assert settings["timeout_s"], task
+        assert settings["retries"], task
+        assert settings["policy"], task
+        assert settings["backoff"], task
+
+
+@every_dag
+def test_mapped_tasks_are_labelled(name: str) -> None:
+    assert [task for task, settings in tasks(name).items() if settings["mapped"] and not settings["label"]] == []
+
+
+@every_dag
+def test_the_form_explains_each_parameter(name: str) -> None:
+    for key, schema in loaded()["dags"][name]["params"].items():
+        assert schema.get("title"), key
+        assert schema.get("description"), key
+        assert "type" in schema or "enum" in schema, key
+
+
+def test_curate_block_sends_gpu_work_to_the_gpu_queue_and_takes_its_pools() -> None:
+    found = tasks("curate_block")
+    assert {task for task, one in found.items() if one["queue"] == "gpu"} == {"measure.score", "judge.caption"}
+    assert {task: one["pool"] for task, one in found.items() if one["pool"] != "default_pool"} == {
+        "measure.download": "download",
+        "match": "index",
+    }
+
+
+def test_curate_block_has_a_task_for_every_stage_and_offers_every_recipe() -> None:
+    from curation.recipe import STAGE_ORDER, recipe_names
+
+    found = {task.rpartition(".")[2] for task in tasks("curate_block")}
+    assert set(STAGE_ORDER) < found
+    assert loaded()["dags"]["curate_block"]["params"]["recipe"]["enum"] == recipe_names()
+
+
+def test_a_stage_that_the_recipe_leaves_out_stops_nobody() -> None:
+    rules = {task: one["rule"] for task, one in tasks("curate_block").items() if one["mapped"] or task == "match"}
+    assert set(rules.values()) == {"none_failed"}, rules
+
+
+def test_page_of_dags_is_up_to_date() -> None:
+    page = runpy.run_path(str(ROOT / "scripts" / "dag_docs.py"))["PAGE"]
+    assert page.read_text() == loaded()["page"], "run: make docs"
