@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from curation.errors import BadShardError
+from curation.sources.body import decode_body
 from curation.sources.candidates import Page
 from curation.sources.html import decode_html, may_hold_pictures, read_html
 
@@ -17,6 +18,8 @@ _WINDOW_BYTES = 32 << 20  # raw bytes kept to look for the next record after dam
 _CHUNK_BYTES = 256 << 10
 _GZIP, _ZSTD, _LZ4 = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
 _PLAIN_RECORD = re.compile(rb"(?<=\n)WARC/[01]\.\d{1,2}\r?\n(?=[\w-]{2,40}:)")
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_CONTENT_LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,18})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _PROBE_BYTES = 4096  # compressed bytes that surely hold the first line of a record
 
 
@@ -33,53 +36,50 @@ def read_records(stream: BinaryIO, location: str, tally: Counter[str], max_recor
 
     A record that declares more than max_record_bytes is counted (records_bad_too_large), never read. Where the archive
     is damaged (records_bad_damaged) reading goes on at the next record that can be found. When the archive ends in
-    the middle of a record, archive_truncated is 1. Memory: a window of the raw bytes, never the record.
+    the middle of a record, or in damage that no record follows, archive_truncated is 1. Memory: a window of the raw
+    bytes, never the record.
 
     raises  BadShardError when not one record can be read; what the stream itself raises
     """
     source = _Source(stream)
-    start = 0
-    while True:
-        last = start
-        resume = False
-        base = source.position
+    start: int | None = 0
+    while start is not None:
+        last = base = start
+        quirks = source.lines_end_bare()
+        damage_before = tally["records_bad_damaged"]
+        again: int | None = None  # where to look for the next record after damage
         try:
-            for raw in ArchiveIterator(source, parse_http=False, max_header_len=MAX_HEADER_BYTES):
+            for raw in ArchiveIterator(source, parse_http=False, max_header_len=MAX_HEADER_BYTES, quirks_mode=quirks):
                 source.check()
                 last = max(base + raw.stream_pos, last)
                 source.forget(last)
+                if raw.headers.get("Content-Length") is None:  # its header is cut or never ends
+                    again = last + (quirks or not source.lines_end_bare(last))
+                    if again > last:
+                        _bad(tally, "damaged")
+                    break
                 tally["records"] += 1
                 if raw.content_length > max_record_bytes:
                     _bad(tally, "too_large")
-                    resume = True
-                    break
-                if raw.headers.get("Content-Length") is None:  # the header itself is cut
-                    _bad(tally, "damaged")
-                    resume = True
+                    again = last + 1
                     break
                 yield Record(raw, last, (raw.headers.get("WARC-Target-URI") or "").strip("<> "))
-        except OSError as error:
+        except OSError:
             source.check()
-            if not tally["records"]:
-                raise BadShardError(f"{location}: expected a WARC, found {_described(source.head, error)}") from error
             _bad(tally, "damaged")
-            resume = True
+            again = last + 1
         except BaseException as error:
             # fastwarc is Rust: a panic on hostile bytes arrives as a BaseException of a class that can't be imported
             if type(error).__name__ != "PanicException":
                 raise
             _bad(tally, "damaged")
-            resume = True
+            again = last + 1
         source.check()
-        if not resume:
-            break
-        found = source.seek_record(last + 1)
-        if found is None:
-            break
-        start = found
+        start = None if again is None else source.seek_record(again)
+        damaged = again is not None and tally["records_bad_damaged"] > damage_before
     if not tally["records"]:
-        raise BadShardError(f"{location}: expected a WARC, found {_described(source.head, None)}")
-    if source.ends_cut(last):
+        raise BadShardError(f"{location}: expected a WARC, found {_described(source.head)}")
+    if damaged or source.ends_cut(last):
         tally["archive_truncated"] = 1
     tally["bytes_read"] += source.end
 
@@ -108,24 +108,32 @@ def read_pages(
         raw = record.raw
         if raw.record_type not in (WarcRecordType.response, WarcRecordType.resource):
             continue
-        is_response = raw.record_type == WarcRecordType.response
-        if is_response:
+        charset, transfer, coding = None, "", ""
+        if raw.record_type == WarcRecordType.response:
             try:
-                raw.parse_http(auto_decode="all", quirks_mode=True)
+                raw.parse_http(auto_decode="none", quirks_mode=True)
                 headers = raw.http_headers
-                status, kind = headers.status_code, raw.http_content_type
-            except (OSError, ValueError, AttributeError):
+                kind, charset = raw.http_content_type, raw.http_charset
+            except (OSError, ValueError):
                 _bad(tally, "http")
                 continue
-            if status is not None and not 200 <= status < 300:
+            if headers is None:
+                continue  # dns: and other schemes
+            if headers.status_code is not None and not 200 <= headers.status_code < 300:
                 continue
-            charset = raw.http_charset
+            transfer, coding = headers.get("Transfer-Encoding") or "", headers.get("Content-Encoding") or ""
         else:
-            kind, charset = (raw.headers.get("Content-Type") or "").partition(";")[0].strip(), None
+            kind = (raw.headers.get("Content-Type") or "").partition(";")[0].strip()
         if kind and "html" not in kind.lower():
             continue
-        body = read_content(record, tally, max_page_bytes)
-        if body is None or not (kind or body[:512].lstrip()[:1] == b"<"):
+        content = read_content(record, tally, max_record_bytes)
+        if content is None:
+            continue
+        body = decode_body(content, transfer, coding, max_page_bytes)
+        if body is None:
+            _bad(tally, "too_large")
+            continue
+        if not kind and body[:512].lstrip()[:1] != b"<":
             continue
         tally["pages"] += 1
         if not may_hold_pictures(body):
@@ -204,11 +212,27 @@ class _Source:
                 return False  # damaged, and counted as that
             if not member.eof:
                 return True
-        if tail.startswith(b"WARC/"):
-            header, blank, content = tail.partition(b"\r\n\r\n")
-            declared = re.search(rb"(?im)^content-length:\s*(\d{1,18})\s*$", header)
-            return not blank or (declared is not None and int(declared[1]) > len(content))
-        return False
+        if tail and _GZIP.startswith(tail):
+            return True
+        if not tail.startswith(b"WARC/"):
+            return False
+        blank = _BLANK_LINE.search(tail)
+        if blank is None:
+            return True
+        declared = _CONTENT_LENGTH.search(tail, 0, blank.start())
+        return declared is not None and int(declared[1]) > len(tail) - blank.end()
+
+    def lines_end_bare(self, offset: int | None = None) -> bool:
+        """Whether the record at this offset (where reading goes on) ends its lines by LF alone, as some tools do.
+
+        Only then fastwarc's quirks mode is on: it also passes over garbage without a word.
+        """
+        at = (self.position if offset is None else offset) - self._start
+        if at >= len(self._window):
+            self._fill(_CHUNK_BYTES)
+        head = bytes(self._window[at : at + _PROBE_BYTES])
+        line, end, _ = (_first_inflated(head) if head.startswith(_GZIP) else head).partition(b"\n")
+        return line.startswith(b"WARC/") and bool(end) and not line.endswith(b"\r")
 
     def _fill(self, size: int) -> int:
         if self._failure is not None:
@@ -218,7 +242,7 @@ class _Source:
         except Exception as error:  # kept for check(): a Rust caller cannot hand it on unchanged
             self._failure = error
             return 0
-        self.head = self.head or chunk[:64]
+        self.head = self.head or chunk[:_PROBE_BYTES]
         self._window += chunk
         self.end += len(chunk)
         if len(self._window) > _WINDOW_BYTES + _CHUNK_BYTES:
@@ -235,7 +259,7 @@ class _Source:
         if self.head.startswith((_GZIP, _ZSTD, _LZ4)):
             magic = self.head[: 3 if self.head.startswith(_GZIP) else 4]
             while (at := self._window.find(magic, at)) >= 0:
-                if magic != _GZIP or _inflates_to_record(bytes(self._window[at : at + _PROBE_BYTES])):
+                if magic != _GZIP or _first_inflated(bytes(self._window[at : at + _PROBE_BYTES])).startswith(b"WARC/"):
                     return self._start + at
                 at += 1
             return None
@@ -243,11 +267,11 @@ class _Source:
         return self._start + found.start() if found else None
 
 
-def _inflates_to_record(data: bytes) -> bool:
+def _first_inflated(data: bytes) -> bytes:
     try:
-        return zlib.decompressobj(31).decompress(data, 64).startswith(b"WARC/")
+        return zlib.decompressobj(31).decompress(data, 64)
     except zlib.error:
-        return False
+        return b""
 
 
 def _bad(tally: Counter[str], kind: str) -> None:
@@ -255,11 +279,13 @@ def _bad(tally: Counter[str], kind: str) -> None:
     tally[f"records_bad_{kind}"] += 1
 
 
-def _described(head: bytes, error: OSError | None) -> str:
+def _described(head: bytes) -> str:
     if not head:
         return "an empty file"
-    if head.startswith(b"filedesc:"):
+    if head.startswith(_GZIP):
+        head = _first_inflated(head)
+    if head.lstrip().startswith(b"filedesc:"):
         return "an ARC file: convert it first, for instance with `warcio recompress`"
     if head.startswith(b"PK"):
         return "a zip or WACZ file: unpack it, the archives are in its folder archive/"
-    return f"bytes that begin with {head[:16]!r}" + (f" ({error})" if error else "")
+    return f"bytes that begin with {head[:16]!r}"

@@ -19,20 +19,20 @@ from curation.web.urls import hostname, sample_id
 _COLUMNS = tuple(name for name, column in schema.COLUMNS.items() if column.producer == "extract")
 _BATCH_ROWS = 4096
 
-# Pictures that are there to count or to be cut up, told by their address. Conservative: a whole file name or path
-# segment, or the address of a counter; what the size gates catch anyway is left to them.
-_PATTERN = re.compile(
-    r"/(?:pixel|spacer|blank|clear|transparent|trans|dot|empty|1x1|1px|s|p|px|grey|placeholder|loading|loader|lazy"
-    r"|lazyload|ajax-loader|tracking|beacon)(?:[_-]?(?:1x1|1px|pixel|gif|trans))?\.(?:gif|png|jpe?g|webp)(?:\?|$)"
-    r"|[/_.-]sprites?(?:[_.-][^/]*)?\.(?:png|gif|webp|jpe?g)(?:\?|$)"
-    r"|://(?:www\.)?facebook\.com/tr[/?]"
-    r"|://(?:pixel|stats|b|sb|count(?:er)?|hits?)\.(?:wp\.com|quantserve\.com|scorecardresearch\.com|yadro\.ru)/"
-    r"|://(?:top-fwz1|counter|mc)\.(?:mail|yandex|rambler)\.ru/"
-    r"|://[a-z0-9.-]*(?:google-analytics\.com|doubleclick\.net|statcounter\.com)/"
-    r"|://px\.ads\.linkedin\.com/|://bat\.bing\.com/|://www\.google\.[a-z.]{2,6}/(?:ads|pagead)/",
+# Pictures that are there to count or to be cut up, told by their address. Conservative: a whole file name, or the host
+# of a counter; what the size gates catch anyway is left to them.
+_COUNTER_HOST = re.compile(
+    r"(?:.*\.)?(?:google-analytics\.com|doubleclick\.net|statcounter\.com|scorecardresearch\.com|quantserve\.com)"
+    r"|pixel\.wp\.com|stats\.wp\.com|counter\.yadro\.ru|top-fwz1\.mail\.ru|mc\.yandex\.ru|counter\.rambler\.ru"
+    r"|px\.ads\.linkedin\.com|bat\.bing\.com|hit\.gemius\.pl|whos\.amung\.us|www\.facebook\.com"
+)
+# www.facebook.com serves its pixel at /tr; its pictures come from other hosts
+_PATTERN_NAME = re.compile(
+    r"(?:pixel|spacer|blank|clear|transparent|trans|dot|empty|1x1|1px|px|grey|placeholder|loading|loader|lazy|lazyload"
+    r"|ajax-loader|tracking|beacon)(?:[_-]?(?:1x1|1px|pixel|gif|trans))?\.(?:gif|png|jpe?g|webp)"
+    r"|(?:.*[_.-])?sprites?(?:[_.-].*)?\.(?:png|gif|webp|jpe?g)",
     re.IGNORECASE,
 )
-_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,8})(?:\?|$)")
 
 
 class Extract(Stage):
@@ -117,66 +117,73 @@ def url_class(url: str, settings: Extract, blocked: Blocklist | None) -> str:
         return "scheme"
     if len(url) > settings.max_url_chars:
         return "length"
-    host = _host(url[: url.find("/", 8)])
+    host, counts = _host(url[: url.find("/", 8)])
     if not host or len(host) > settings.max_host_chars:
         return "host"
     if blocked is not None and host in blocked:
         return "blocked"
     path = url.partition("?")[0]
-    extension = _EXTENSION.search(path, max(path.rfind("/"), 8))
-    if extension and extension[1].lower() in settings.refused_extensions:
+    name = path[path.rfind("/") + 1 :]
+    if name.rpartition(".")[2].lower() in settings.refused_extensions and "." in name:
         return "extension"
-    return "pattern" if _PATTERN.search(url) else "ok"
+    return "pattern" if counts or _PATTERN_NAME.fullmatch(name) else "ok"
 
 
 @lru_cache(maxsize=65536)
-def _host(origin: str) -> str:
-    return hostname(origin)
+def _host(origin: str) -> tuple[str, bool]:
+    """Host of "scheme://authority" and whether it is one that counts visits."""
+    host = hostname(origin)
+    return host, _COUNTER_HOST.fullmatch(host) is not None
 
 
 class _Rows:
     """The rows of the batch at hand, and the identities of all rows of the shard (8 bytes of each)."""
+
+    _FIELDS = (
+        *("sample_id", "url", "text", "alt", "text_kind", "page_url", "page_language", "page_opt_out"),
+        *("warc_record_offset", "url_class", "text_class", "n_chars", "n_words", "duplicate_pair"),
+    )
 
     def __init__(self, settings: Extract, location: str) -> None:
         self._settings = settings
         self._location = location
         self._blocked = read_blocklist(settings.blocklist) if settings.blocklist else None
         self._seen: set[int] = set()
-        self._columns: dict[str, list[object]] = {name: [] for name in _COLUMNS}
+        self._rows: list[tuple[object, ...]] = []
 
     def __len__(self) -> int:
-        return len(self._columns["url"])
+        return len(self._rows)
 
     def add(self, page: Page, chosen: Chosen, refuses: bool) -> None:
-        settings, columns = self._settings, self._columns
-        url = chosen.url
-        identity = sample_id(url, chosen.text)
+        settings = self._settings
+        url, raw, text, kind, class_ = chosen
+        identity = sample_id(url, text)
         short = int(identity[:16], 16)
-        columns["sample_id"].append(identity)
-        columns["url_class"].append(url_class(url, settings, self._blocked))
-        columns["url"].append(url[: settings.max_url_chars])
-        columns["text"].append(chosen.text)
-        columns["alt"].append(chosen.raw[: settings.max_text_chars].encode("utf-8", "ignore").decode())
-        columns["text_kind"].append(chosen.kind)
-        columns["page_url"].append(page.url[: settings.max_url_chars].encode("utf-8", "ignore").decode())
-        columns["page_language"].append(page.language)
-        columns["page_opt_out"].append(refuses)
-        columns["warc_filename"].append(self._location)
-        columns["warc_record_offset"].append(page.offset)
-        columns["text_class"].append(chosen.text_class)
-        columns["n_chars"].append(len(chosen.text))
-        columns["n_words"].append(chosen.text.count(" ") + 1)
-        columns["duplicate_pair"].append(short in self._seen)
+        row = (
+            *(identity, url[: settings.max_url_chars], text, _sendable(raw[: settings.max_text_chars]), kind),
+            *(_sendable(page.url[: settings.max_url_chars]), page.language, refuses, page.offset),
+            *(url_class(url, settings, self._blocked), class_, len(text), text.count(" ") + 1, short in self._seen),
+        )
         self._seen.add(short)
+        self._rows.append(row)
 
     def batch(self) -> pa.RecordBatch:
-        columns = self._columns
+        columns: dict[str, list[object]] = dict(
+            zip(self._FIELDS, map(list, zip(*self._rows, strict=True)), strict=True)
+        )
+        self._rows = []
         codes, confidences = detect_languages(columns["text"])  # type: ignore[arg-type]
         reliable = self._settings.language_reliable
-        columns["language"] = [c if p >= reliable else "" for c, p in zip(codes, confidences, strict=True)]
+        languages = [code if sure >= reliable else "" for code, sure in zip(codes, confidences, strict=True)]
+        columns["language"] = list(languages)
         columns["language_confidence"] = list(confidences)
-        columns["partition"] = [partition(str(code)) for code in columns["language"]]
-        self._columns = {name: [] for name in _COLUMNS}
-        schema_ = self._settings.produces
-        arrays = [pa.array(columns[field.name], type=field.type) for field in schema_]
-        return pa.RecordBatch.from_arrays(arrays, schema=schema_)
+        columns["partition"] = [partition(code) for code in languages]
+        columns["warc_filename"] = [self._location] * len(codes)
+        produces = self._settings.produces
+        arrays = [pa.array(columns[field.name], type=field.type) for field in produces]
+        return pa.RecordBatch.from_arrays(arrays, schema=produces)
+
+
+def _sendable(text: str) -> str:
+    """The text without lone surrogates, which no UTF-8 column takes."""
+    return text if text.isascii() else text.encode("utf-8", "ignore").decode()
