@@ -232,7 +232,6 @@ class AirflowServer:
             "API_AUTH__JWT_SECRET": key,
             "LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
             "LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
-            "USAGE_DATA_COLLECTION__ENABLED": "False",
             # a short task waits for the next heartbeat before it is known to have ended
             "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         }

@@ -1,0 +1,28 @@
+# Two targets: cpu for everything but models (no torch), gpu with them. Build: docker compose build
+FROM debian:bookworm-slim AS base
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv tini \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 50000 curation
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 AIRFLOW_HOME=/opt/airflow
+WORKDIR /opt/curation
+# dependencies first: a change of code does not install them again. The package itself is installed from a stand-in
+# of its sources, then the real ones take its place.
+COPY pyproject.toml requirements.lock README.md LICENSE ./
+RUN mkdir curation && printf '__version__ = "0"\n' > curation/__init__.py \
+    && python3 -m venv /opt/venv \
+    && pip install --no-cache-dir -c requirements.lock -e ".[airflow]" \
+    && mkdir -p /opt/airflow/logs && chown -R curation /opt/airflow
+COPY curation curation
+COPY dags dags
+COPY plugins plugins
+ENV AIRFLOW__CORE__DAGS_FOLDER=/opt/curation/dags AIRFLOW__CORE__PLUGINS_FOLDER=/opt/curation/plugins
+ENTRYPOINT ["tini", "--", "airflow"]
+
+FROM base AS cpu
+USER curation
+
+# the torch of the index is the CUDA build; the driver comes from the host through the container toolkit
+FROM base AS gpu
+RUN pip install --no-cache-dir -c requirements.lock -e ".[airflow,models]"
+USER curation

@@ -1,0 +1,116 @@
+"""docker-compose.yaml and the Dockerfile against the code: commands, settings, pools and queues that exist."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("airflow", reason="extra 'airflow' is not installed")
+
+ROOT = Path(__file__).resolve().parents[2]
+FLEET: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
+SERVICES: dict[str, Any] = FLEET["services"]
+AIRFLOW = [name for name, service in SERVICES.items() if str(service["image"]).startswith("curation:")]
+SECRETS = re.compile(r"PASSWORD|SECRET|KEY")
+
+every_service = pytest.mark.parametrize("name", SERVICES)
+
+
+def in_airflow(script: str) -> Any:
+    with tempfile.TemporaryDirectory() as home:
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AIRFLOW_HOME": home})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@every_service
+def test_image_is_pinned(name: str) -> None:
+    image, _, tag = SERVICES[name]["image"].partition(":")
+    assert tag, image
+    assert tag != "latest"
+    assert name not in AIRFLOW or SERVICES[name]["build"]["target"] == tag
+
+
+@every_service
+def test_service_is_watched_and_bounded(name: str) -> None:
+    service = SERVICES[name]
+    assert {"cpus", "memory"} <= service["deploy"]["resources"]["limits"].keys()
+    if name != "init":
+        assert service["healthcheck"]["test"]
+        assert service["restart"] == "unless-stopped"
+
+
+@every_service
+def test_secrets_come_from_the_environment_file_and_have_no_default(name: str) -> None:
+    asked = set((ROOT / "fleet.env.example").read_text().split("\n"))
+    for key, value in SERVICES[name].get("environment", {}).items():
+        for variable, rest in re.findall(r"\$\{(\w+)(:[^}]*)\}", str(value)):
+            if SECRETS.search(variable):
+                assert rest.startswith(":?"), f"{key} has a default"
+                assert f"{variable}=" in asked, f"{variable} is not in fleet.env.example"
+        spelt = re.sub(r"\$\{[^}]*\}", "", str(value))
+        assert not re.search(r"://[^/@]*:[^/@]+@", spelt), f"{key} holds a password"
+        assert not re.search(r"PASSWORD|SECRET|FERNET|ACCESS_KEY", key) or not spelt, f"{key} holds a secret"
+
+
+def test_every_airflow_setting_exists() -> None:
+    known = in_airflow(
+        "import json\n"
+        "from airflow.configuration import conf\n"
+        "options = conf.configuration_description\n"
+        "print(json.dumps([f'{s}__{o}'.upper() for s, v in options.items() for o in v['options']]))"
+    )
+    used = {key for name in AIRFLOW for key in SERVICES[name]["environment"] if key.startswith("AIRFLOW__")}
+    assert {key for key in used if key.removeprefix("AIRFLOW__") not in known} == set()
+
+
+def test_every_airflow_command_exists() -> None:
+    known = in_airflow(
+        "import json\n"
+        "from airflow.cli.cli_parser import get_parser\n"
+        "actions = get_parser()._subparsers._group_actions[0].choices\n"
+        "print(json.dumps(sorted(actions)))"
+    )
+    assert {SERVICES[name]["command"][0] for name in AIRFLOW if name != "init"} <= set(known)
+
+
+def test_a_worker_listens_on_every_queue_and_init_makes_every_pool() -> None:
+    asked = in_airflow(
+        "import json, runpy\n"
+        f"dags = runpy.run_path({str(ROOT / 'scripts' / 'dag_docs.py')!r})['load']()\n"
+        "tasks = [task for dag in dags.values() for task in dag.tasks]\n"
+        "print()\n"
+        "print(json.dumps([sorted({t.queue for t in tasks}), sorted({t.pool for t in tasks})]))"
+    )
+    queues = {SERVICES[name]["command"][3] for name in ("worker", "worker-gpu")}
+    assert set(asked[0]) == queues
+    made = set(re.findall(r"airflow pools set (\w+)", SERVICES["init"]["command"][0]))
+    assert set(asked[1]) - {"default_pool"} == made
+
+
+def test_demo_makes_the_same_pools_as_the_fleet() -> None:
+    source = (ROOT / "curation" / "demo" / "run.py").read_text()
+    made = set(re.findall(r"airflow pools set (\w+)", SERVICES["init"]["command"][0]))
+    assert set(re.findall(r'set_pool\("(\w+)"', source)) == made
+
+
+def test_only_the_gpu_worker_has_the_gpu_image_and_a_gpu() -> None:
+    with_gpu = {name for name in SERVICES if "devices" in str(SERVICES[name]["deploy"])}
+    assert with_gpu == {"worker-gpu"}
+    assert {name for name in AIRFLOW if SERVICES[name]["image"] == "curation:gpu"} == {"worker-gpu"}
+
+
+def test_image_holds_what_it_needs() -> None:
+    copied = re.findall(r"^COPY (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    paths = {path for line in copied for path in line.split()[:-1]}
+    allowed = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")}
+    assert paths == allowed
+    assert all((ROOT / path).exists() for path in paths)
