@@ -1,11 +1,51 @@
-"""Body of an archived response without its transfer and content encodings, as much of it as can be had."""
+"""An archived HTTP response: its head, and its body without encodings, as much of it as can be had."""
 
 import io
+import re
 import zlib
+from typing import NamedTuple
 
 from fastwarc.stream_io import BrotliReader, ZstdReader
 
 _STEP_BYTES = 256 << 10
+
+
+_STATUS = re.compile(rb"HTTP/\d(?:\.\d)?[ \t]+(\d{3})")
+_FIELD = re.compile(rb"^(content-type|content-encoding|transfer-encoding)[ \t]*:[ \t]*([^\r\n]*)", re.I | re.M)
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([^\s\"';,]+)", re.IGNORECASE)
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+
+
+class Head(NamedTuple):
+    """What matters of a response's head; "" for a field that is not there."""
+
+    status: int
+    media_type: str  # lower case, without parameters
+    charset: str
+    transfer_encoding: str
+    content_encoding: str
+    body_start: int  # offset of the body in the record's content, bytes
+
+
+def read_head(content: bytes) -> Head | None:
+    """Head of a response at the start of a record's content; None when that is no HTTP response."""
+    status = _STATUS.match(content)
+    if status is None:
+        return None
+    end = _BLANK_LINE.search(content)
+    fields: dict[bytes, str] = {}
+    for found in _FIELD.finditer(content, 0, end.start() if end else len(content)):
+        fields.setdefault(found[1].lower(), found[2].decode("latin-1").strip())
+    kind = fields.get(b"content-type", "")
+    charset = _CHARSET.search(kind)
+    return Head(
+        int(status[1]),
+        kind.partition(";")[0].strip().lower(),
+        charset[1] if charset else "",
+        fields.get(b"transfer-encoding", ""),
+        fields.get(b"content-encoding", ""),
+        end.end() if end else len(content),
+    )
 
 
 def decode_body(body: bytes, transfer_encoding: str, content_encoding: str, max_bytes: int) -> bytes | None:

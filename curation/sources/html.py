@@ -27,7 +27,7 @@ _LAZY_SRC = (
     "data-original-src",
     "data-hi-res-src",
 )
-_CANDIDATE = re.compile(r"[\s,]*([^\s,]\S*)((?:[^,(]|\([^)]*\))*)(?:,|$)")
+_CANDIDATE = re.compile(r"[\s,]*([^\s,](?:\S*[^\s,])?)((?:\s(?:[^,(]|\([^)]*\)?)*)?)(?:,|$)")
 _DESCRIPTOR = re.compile(r"(\d+(?:\.\d+)?)([wx])")
 _ENOUGH_PX = 1024  # a candidate of this width serves every recipe; a larger one only costs the site
 _DENSITY_PX = 512  # what "1x" counts as beside widths: sites use one of the two, never both
@@ -71,7 +71,7 @@ def best_of_srcset(srcset: str) -> str:
     """URL of the srcset candidate to fetch: the smallest that is large enough, else the largest; "" for none."""
     best, best_px = "", -1.0
     for found in _CANDIDATE.finditer(srcset[:20_000]):
-        url = found[1].rstrip(",")
+        url = found[1]
         descriptor = _DESCRIPTOR.search(found[2])
         size = float(descriptor[1]) if descriptor else 1.0
         px = size if descriptor and descriptor[2] == "w" else size * _DENSITY_PX

@@ -3,13 +3,13 @@
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from curation.errors import BadShardError
-from curation.sources.body import decode_body
+from curation.sources.body import Head, decode_body, read_head
 from curation.sources.candidates import Page
 from curation.sources.html import decode_html, may_hold_pictures, read_html
 
@@ -75,25 +75,39 @@ def read_records(stream: BinaryIO, location: str, tally: Counter[str], max_recor
             _bad(tally, "damaged")
             again = last + 1
         source.check()
+        damaged = tally["records_bad_damaged"] > damage_before
+        if again is None and source.ends_cut(last):
+            again, damaged = last + 1, True
         start = None if again is None else source.seek_record(again)
-        damaged = again is not None and tally["records_bad_damaged"] > damage_before
+        if damaged and start is not None and tally["records_bad_damaged"] == damage_before:
+            _bad(tally, "damaged")  # not the archive's end: a length that lies
     if not tally["records"]:
         raise BadShardError(f"{location}: expected a WARC, found {_described(source.head)}")
-    if damaged or source.ends_cut(last):
+    if damaged:
         tally["archive_truncated"] = 1
     tally["bytes_read"] += source.end
 
 
-def read_content(record: Record, tally: Counter[str], max_bytes: int) -> bytes | None:
-    """Content of a record, None (and counted) when it is damaged, cut or inflates to more than max_bytes."""
+def read_content(record: Record, tally: Counter[str], wanted: Callable[[bytes], bool] | None = None) -> bytes | None:
+    """Content of a record, None when it is damaged (and counted) or when its first bytes are not `wanted`.
+
+    When it is shorter than declared, because the archive is cut or the length lies, it ends before the record that
+    was read as part of it.
+    """
+    reader = record.raw.reader
     try:
-        content: bytes = record.raw.reader.read(max_bytes + 1)
+        content: bytes = reader.read(_CHUNK_BYTES)
+        if wanted is not None and not wanted(content):
+            return None
+        parts = [content]
+        while part := reader.read(_CHUNK_BYTES):
+            parts.append(part)
     except OSError:
         _bad(tally, "damaged")
         return None
-    if len(content) > max_bytes:
-        _bad(tally, "too_large")
-        return None
+    content = b"".join(parts)
+    if len(content) < record.raw.content_length and (following := _PLAIN_RECORD.search(content)):
+        return content[: following.start()].rstrip(b"\r\n")
     return content
 
 
@@ -102,44 +116,38 @@ def read_pages(
 ) -> Iterator[Page]:
     """Yield the HTML pages of a WARC that may show pictures.
 
-    Pages are responses with status 2xx (or none given) and resources whose type is HTML or XHTML.
+    Pages are responses with status 2xx and resources whose type is HTML or XHTML, or not given and the body begins
+    with "<".
     """
     for record in read_records(stream, location, tally, max_record_bytes):
-        raw = record.raw
-        if raw.record_type not in (WarcRecordType.response, WarcRecordType.resource):
-            continue
-        charset, transfer, coding = None, "", ""
-        if raw.record_type == WarcRecordType.response:
-            try:
-                raw.parse_http(auto_decode="none", quirks_mode=True)
-                headers = raw.http_headers
-                kind, charset = raw.http_content_type, raw.http_charset
-            except (OSError, ValueError):
-                _bad(tally, "http")
-                continue
-            if headers is None:
-                continue  # dns: and other schemes
-            if headers.status_code is not None and not 200 <= headers.status_code < 300:
-                continue
-            transfer, coding = headers.get("Transfer-Encoding") or "", headers.get("Content-Encoding") or ""
+        kind = record.raw.record_type
+        declared = record.raw.headers.get("Content-Type") or ""
+        if kind == WarcRecordType.response:
+            content = read_content(record, tally, _is_page)
+            head = read_head(content) if content is not None else None
+        elif kind == WarcRecordType.resource and "html" in declared:
+            content = read_content(record, tally)
+            head = Head(200, "text/html", "", "", "", 0)
         else:
-            kind = (raw.headers.get("Content-Type") or "").partition(";")[0].strip()
-        if kind and "html" not in kind.lower():
             continue
-        content = read_content(record, tally, max_record_bytes)
-        if content is None:
+        if content is None or head is None:
             continue
-        body = decode_body(content, transfer, coding, max_page_bytes)
+        body = decode_body(content[head.body_start :], head.transfer_encoding, head.content_encoding, max_page_bytes)
         if body is None:
             _bad(tally, "too_large")
             continue
-        if not kind and body[:512].lstrip()[:1] != b"<":
+        if not head.media_type and body[:512].lstrip()[:1] != b"<":
             continue
         tally["pages"] += 1
         if not may_hold_pictures(body):
             tally["pages_without_pictures"] += 1
             continue
-        yield read_html(decode_html(body, charset), record.url, record.offset)
+        yield read_html(decode_html(body, head.charset), record.url, record.offset)
+
+
+def _is_page(content: bytes) -> bool:
+    head = read_head(content)
+    return head is not None and 200 <= head.status < 300 and (not head.media_type or "html" in head.media_type)
 
 
 class _Source:
@@ -202,25 +210,23 @@ class _Source:
         if last < self._start:
             return False
         tail = bytes(self._window[last - self._start :])
+        first = True
         while tail.startswith(_GZIP):
             member = zlib.decompressobj(31)
+            inflated, size = b"", 0
             try:
                 while tail and not member.eof:
-                    member.decompress(tail, _CHUNK_BYTES)
+                    part = member.decompress(tail, _CHUNK_BYTES)
+                    inflated, size = inflated or part, size + len(part)
                     tail = member.unused_data if member.eof else member.unconsumed_tail
             except zlib.error:
                 return False  # damaged, and counted as that
-            if not member.eof:
+            if not member.eof or (first and _missing_bytes(inflated, size)):
                 return True
+            first = False
         if tail and _GZIP.startswith(tail):
             return True
-        if not tail.startswith(b"WARC/"):
-            return False
-        blank = _BLANK_LINE.search(tail)
-        if blank is None:
-            return True
-        declared = _CONTENT_LENGTH.search(tail, 0, blank.start())
-        return declared is not None and int(declared[1]) > len(tail) - blank.end()
+        return tail.startswith(b"WARC/") and _missing_bytes(tail, len(tail))
 
     def lines_end_bare(self, offset: int | None = None) -> bool:
         """Whether the record at this offset (where reading goes on) ends its lines by LF alone, as some tools do.
@@ -265,6 +271,15 @@ class _Source:
             return None
         found = _PLAIN_RECORD.search(self._window, max(at, 0))
         return self._start + found.start() if found else None
+
+
+def _missing_bytes(head: bytes, size: int) -> bool:
+    """Whether a record that begins with `head` and is `size` bytes long lacks some of what it declares."""
+    blank = _BLANK_LINE.search(head)
+    if blank is None:
+        return True
+    declared = _CONTENT_LENGTH.search(head, 0, blank.start())
+    return declared is not None and int(declared[1]) > size - blank.end()
 
 
 def _first_inflated(data: bytes) -> bytes:

@@ -68,7 +68,7 @@ def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_reco
     a query.
     """
     for record in read_records(stream, location, tally, max_record_bytes):
-        content = read_content(record, tally, max_record_bytes)
+        content = read_content(record, tally)
         if content is None:
             continue
         if b'"HTML-Metadata"' not in content:

@@ -11,6 +11,7 @@ Only http and https are rewritten; another scheme keeps its text. canonical(cano
 """
 
 import re
+from contextlib import suppress
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -135,8 +136,10 @@ def _authority(text: str, scheme: str) -> str:
     credentials, at, rest = text.rpartition("@")
     host, _, port = (rest, "", "") if rest.endswith("]") else _port_split(rest)
     port = port.lstrip("0") or port[:1]
-    colon = "" if port in ("", _DEFAULT_PORT[scheme]) else f":{port}"
-    return _ESCAPE_AUTHORITY.sub(_escaped, f"{credentials}{at}{_ascii_host(host)}{colon}")
+    host = _ascii_host(host)
+    # without a host the port stays: "http:///x" would be read anew as host x
+    colon = "" if not port or (host and port == _DEFAULT_PORT[scheme]) else f":{port}"
+    return _ESCAPE_AUTHORITY.sub(_escaped, f"{credentials}{at}{host}{colon}")
 
 
 _ESCAPE_AUTHORITY = re.compile(r"[^!$%&()*+,\-.0-9:;=@A-Z\[\]_a-z~]")
@@ -150,8 +153,6 @@ def _port_split(authority: str) -> tuple[str, str, str]:
 def _ascii_host(host: str) -> str:
     host = host.lower()
     if not host.isascii():
-        try:
+        with suppress(UnicodeError):  # not a name: hostname() will say so
             host = idna.encode(host, uts46=True).decode()
-        except UnicodeError:
-            return host  # not a name: hostname() will say so
-    return host.rstrip(".")
+    return _ESCAPE_AUTHORITY.sub(_escaped, host.rstrip(".") or host).lower()
