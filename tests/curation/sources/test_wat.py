@@ -1,0 +1,97 @@
+"""Pages of a WAT: the fast decoding, the lenient one behind it, and what neither can read."""
+
+import gzip
+import io
+import json
+from collections import Counter
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curation.sources.candidates import Page
+from curation.sources.wat import read_pages
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=8)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["path", "url", "alt", "Head", "Links", "Metas", "name", "content", "Base"]), inner
+        ),
+    ),
+    max_leaves=12,
+)
+
+
+def wat_record(content: bytes, url: str = "https://a.example/dir/page.html") -> bytes:
+    lines = ["WARC/1.0", "WARC-Type: metadata", f"WARC-Target-URI: {url}", "WARC-Date: 2026-01-01T00:00:00Z"]
+    lines += ["WARC-Record-ID: <urn:uuid:3d3f4785-c69a-4f8c-968c-d23302c55ef4>", "Content-Type: application/json"]
+    return gzip.compress(
+        "\r\n".join([*lines, f"Content-Length: {len(content)}", "", ""]).encode() + content + b"\r\n\r\n"
+    )
+
+
+def envelope(page: Any) -> dict[str, Any]:
+    return {"Envelope": {"Payload-Metadata": {"HTTP-Response-Metadata": {"HTML-Metadata": page}}}}
+
+
+def read(*contents: bytes) -> tuple[list[Page], Counter[str]]:
+    tally: Counter[str] = Counter()
+    data = b"".join(map(wat_record, contents))
+    return list(read_pages(io.BytesIO(data), "x.wat.gz", tally, max_record_bytes=1 << 20)), tally
+
+
+LINKS = [
+    {"path": "A@/href", "url": "other.html", "text": "a link"},
+    {"path": "IMG@/src", "url": "a.jpg?x=1&amp;y=2&copy=3", "alt": "Tom &amp; Jerry", "title": "t"},
+    {"path": "IMG@/srcset", "url": "s.jpg 100w, l.jpg 1200w"},
+    {"path": "IMG@/src"},
+]
+
+
+def test_a_page() -> None:
+    head = {
+        "Base": "/other/",
+        "Metas": [
+            {"name": "ROBOTS", "content": "noai"},
+            {"property": "og:image", "content": "/og.jpg"},
+            {"property": "og:description", "content": "about"},
+            {"http-equiv": "x"},
+        ],
+    }
+    [page], tally = read(json.dumps(envelope({"Head": head, "Links": LINKS})).encode())
+    assert page.url == "https://a.example/dir/page.html"
+    assert page.robots == {"noai"}
+    assert [(picture.url, dict(picture.texts)) for picture in page.pictures] == [
+        ("https://a.example/other/a.jpg?x=1&y=2&copy=3", {"alt": "Tom & Jerry", "title": "t"}),
+        ("https://a.example/other/l.jpg", {}),
+        ("https://a.example/og.jpg", {"og": "about"}),
+    ]
+    assert tally["pages"] == tally["records"] == 1
+
+
+def test_bad_records_are_counted_and_the_rest_goes_on() -> None:
+    good = json.dumps(envelope({"Links": LINKS})).encode()
+    cases = [
+        good,
+        b'{"HTML-Metadata": "IMG@/src',
+        b'{"x": "\xff\xfe", "Envelope": ' + json.dumps(envelope({"Links": LINKS})["Envelope"]).encode() + b"}",
+        json.dumps(envelope({"Links": [{"path": "IMG@/src", "url": 7}, "text", *LINKS]})).encode(),
+        b"[" * 100_000 + b'"HTML-Metadata" "IMG@/',
+        b'{"Envelope": {}}',
+        b"not json",
+        good.replace(b"IMG@/", b"IMG/"),
+        good,
+    ]
+    pages, tally = read(*cases)
+    assert [len(page.pictures) for page in pages] == [2, 2, 2, 2]
+    assert tally["records"] == len(cases)
+    assert tally["records_bad"] == tally["records_bad_json"] == 3
+    assert tally["pages_without_pictures"] == 1
+
+
+@given(JSON)
+def test_any_json_in_place_of_a_page(page: Any) -> None:
+    content = json.dumps({**envelope(page), "IMG@/": 0}).encode()
+    read(content, json.dumps(page).encode())
