@@ -169,19 +169,20 @@ def curate_block() -> None:
 
         return str(finish_version(store(), pinned(block["recipe"]), block["version"], block["dump"], shards))
 
+    # by name: the label reads the shard from the keyword
     @task_group
     def measure(shard: int, block: dict[str, str]) -> None:
-        extract = stage("extract", hours=4)(shard, block)
-        download = stage("download", hours=24, pool="download")(shard, block)
-        extract >> download >> stage("score", hours=12, queue="gpu")(shard, block)
+        extract = stage("extract", hours=4)(shard=shard, block=block)
+        download = stage("download", hours=24, pool="download")(shard=shard, block=block)
+        extract >> download >> stage("score", hours=12, queue="gpu")(shard=shard, block=block)
 
     @task_group
     def judge(shard: int, block: dict[str, str]) -> None:
-        dedup = stage("dedup", hours=2)(shard, block)
-        safety = stage("safety", hours=4)(shard, block)
-        caption = stage("caption", hours=24, queue="gpu")(shard, block)
-        leakage = stage("leakage", hours=4)(shard, block)
-        dedup >> safety >> caption >> leakage >> export(shard, block)
+        dedup = stage("dedup", hours=2)(shard=shard, block=block)
+        safety = stage("safety", hours=4)(shard=shard, block=block)
+        caption = stage("caption", hours=24, queue="gpu")(shard=shard, block=block)
+        leakage = stage("leakage", hours=4)(shard=shard, block=block)
+        dedup >> safety >> caption >> leakage >> export(shard=shard, block=block)
 
     shards = plan()
     block = shards["block"]

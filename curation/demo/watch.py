@@ -66,7 +66,8 @@ class Cell:
             return f"{self.label}: {self.rows} rows in {took}{rate}"
         if self.state == "skipped":
             return f"{self.label}: the recipe leaves it out"
-        return f"{self.label}: {self.state}{': ' + self.error if self.error else ''}"
+        state = "will be tried again" if self.state == "up_for_retry" else self.state
+        return f"{self.label}: {state}{': ' + self.error if self.error else ''}"
 
 
 class Watch:
@@ -79,9 +80,9 @@ class Watch:
         self._started = time.monotonic()
 
     def look(self) -> list[Cell]:
-        """Ask Airflow; returns the instances that ended since the last look."""
+        """Ask Airflow; returns the instances that ended, or failed and wait to be tried again, since the last look."""
         self.state = self._client.run_state(DAG, self.run)
-        ended = []
+        changed = []
         seen = set()
         for raw in self._client.task_instances(DAG, self.run):
             place = (raw["task_id"], raw["map_index"])
@@ -91,13 +92,13 @@ class Watch:
             cell.shard = raw["rendered_map_index"] or ""
             if before and before.state == cell.state:
                 cell.rows, cell.row_seconds, cell.error = before.rows, before.row_seconds, before.error
-            elif cell.state in DONE:
+            elif cell.state in (*DONE, "up_for_retry"):
                 self._learn(cell)
-                ended.append(cell)
+                changed.append(cell)
             self.cells[place] = cell
         for place in self.cells.keys() - seen:  # the one instance that stands for a task until it is mapped
             del self.cells[place]
-        return sorted(ended, key=lambda cell: str(cell.raw["end_date"]))
+        return sorted(changed, key=lambda cell: str(cell.raw["end_date"]))
 
     @property
     def ended(self) -> bool:
@@ -133,7 +134,7 @@ class Watch:
         return max(0.0, left / self._workers)
 
     def _learn(self, cell: Cell) -> None:
-        if cell.state == "failed":
+        if cell.state in ("failed", "up_for_retry"):
             cell.error = self._client.error_of(DAG, self.run, cell.raw)
         if cell.state == "success" and cell.map_index >= 0:
             counts = self._client.xcom(DAG, self.run, cell.task, map_index=cell.map_index)
