@@ -31,7 +31,7 @@ class Gate(BaseModel):
     none_of: tuple[str, ...] | None = None
     equals: bool | None = None
     by: str | None = None
-    null: Literal["drop", "keep"] | None = Field(
+    if_null: Literal["drop", "keep"] | None = Field(
         None, description="what a null means; by default none_of keeps it, every other rule drops it"
     )
 
@@ -70,7 +70,7 @@ class Gate(BaseModel):
             met = pc.and_(met, pc.invert(pc.is_in(values, pa.array(self.none_of, values.type))))
         if self.equals is not None:
             met = pc.and_(met, pc.equal(values, self.equals))
-        keep_null = self.null == "keep" or (self.null is None and self.none_of is not None)
+        keep_null = self.if_null == "keep" or (self.if_null is None and self.none_of is not None)
         return pc.if_else(pc.is_null(values), keep_null, pc.fill_null(met, False))
 
     def _bound(self, bound: Bound, values: pa.Array, batch: pa.RecordBatch) -> Any:

@@ -108,6 +108,7 @@ def _result_settings(settings: Stage) -> dict[str, Any]:
 def _pins(recipe: Recipe) -> Iterator[tuple[str, str, str, str | tuple[str, ...]]]:
     for stage in recipe.stage_names:
         settings = recipe.stage(stage)
+        assert settings is not None
         for field, info in type(settings).model_fields.items():
             for mark in info.metadata:
                 if isinstance(mark, Pin):

@@ -27,8 +27,8 @@ def test_bound_by_another_column() -> None:
     [
         ({"one_of": ("ok",)}, [True, False, False]),
         ({"none_of": ("blocked",)}, [True, False, True]),
-        ({"none_of": ("blocked",), "null": "drop"}, [True, False, False]),
-        ({"one_of": (), "null": "keep"}, [False, False, True]),
+        ({"none_of": ("blocked",), "if_null": "drop"}, [True, False, False]),
+        ({"one_of": (), "if_null": "keep"}, [False, False, True]),
     ],
 )
 def test_lists_and_nulls(rule: dict, met: list[bool]) -> None:

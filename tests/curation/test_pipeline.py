@@ -25,7 +25,7 @@ def stages_that_change(overrides: dict) -> set[str]:
         ({"stages.score.batch_size": 7}, set()),
         ({"gates.leak_phash.none_of": ["x"]}, {"published"}),
         ({"stages.leakage.phash_radius": 2}, {"leakage", "published"}),
-        ({"gates.known_hash.null": "drop"}, {"caption", "leakage", "published"}),
+        ({"gates.known_hash.if_null": "drop"}, {"caption", "leakage", "published"}),
         (
             {"gates.too_small.at_least": 100},
             {"score", "dedup", "safety", "caption", "leakage", "published"},

@@ -89,7 +89,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     recipe.write_text(
         "name: small\nstages: {extract: {archive: warc}, safety: {}, leakage: {}}\n"
         "gates:\n  text_too_short: {column: n_chars, at_least: 5}\n  too_small: {column: min_side, at_least: 64}\n"
-        "  known_hash: {column: known_hash, one_of: [], null: keep}\n"
+        "  known_hash: {column: known_hash, one_of: [], if_null: keep}\n"
     )
     yield World(
         Store(tmp_path / "store"), recipe, crawl, handler.requests, {"*.test": f"127.0.0.1:{server.server_port}"}

@@ -1,0 +1,69 @@
+"""Consent: robots.txt, X-Robots-Tag and TDM reservations, read as their specifications ask."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from protego import Protego
+
+
+class Robots:
+    """robots.txt of one host (RFC 9309: 4xx allows everything, 5xx and unreachable nothing)."""
+
+    def __init__(self, status: int | None, body: bytes, agent: str) -> None:
+        self._agent = agent
+        self._rules: Protego | None = None
+        self._closed = status is None or status >= 500
+        if status is not None and 200 <= status < 300:
+            self._rules = Protego.parse(body[: 500 << 10].decode("utf-8", "replace"))
+
+    def refusal(self, url: str) -> str | None:
+        """Why the URL must not be fetched, None when it may."""
+        if self._closed:
+            return "robots.txt unreachable"
+        if self._rules is not None and not self._rules.can_fetch(url, self._agent):
+            return f"robots.txt: {urlsplit(url).path}"
+        return None
+
+
+def header_refusal(values: Sequence[str], directives: frozenset[str], agent: str) -> str | None:
+    """The X-Robots-Tag value that refuses, None when none does.
+
+    A value is `directive, ...` for everyone or `agent: directive, ...` for one; directives are compared in lower case.
+    """
+    for value in values:
+        addressee, colon, rest = value.partition(":")
+        # "unavailable_after: date" has a colon too, but no agent
+        named = colon and "," not in addressee and addressee.strip().lower() != "unavailable_after"
+        if named and addressee.strip().lower() not in ("*", agent.lower()):
+            continue
+        for directive in (rest if named else value).split(","):
+            if directive.strip().lower() in directives:
+                return f"X-Robots-Tag: {value.strip()}"[:200]
+    return None
+
+
+def tdm_refusal(headers: dict[str, str], wellknown: bytes, url: str) -> str | None:
+    """The TDM reservation that covers the URL (TDMRep: header first, then /.well-known/tdmrep.json), else None."""
+    header = headers.get("tdm-reservation")
+    if header is not None:
+        return "tdm-reservation: 1" if header.strip() == "1" else None
+    if not wellknown:
+        return None
+    try:
+        rules = json.loads(wellknown)
+    except ValueError:
+        return None
+    path = urlsplit(url).path or "/"
+    for rule in rules if isinstance(rules, list) else []:
+        if isinstance(rule, dict) and _covers(str(rule.get("location", "")), path):
+            return f"tdmrep.json: {rule.get('location')}"[:200] if rule.get("tdm-reservation") == 1 else None
+    return None
+
+
+def _covers(location: str, path: str) -> bool:
+    if location.endswith("$"):
+        return path == location[:-1]
+    return bool(location) and path.startswith(location.rstrip("*"))

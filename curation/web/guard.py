@@ -1,0 +1,73 @@
+"""Which addresses may be connected to: public ones, and those that the operator names."""
+
+from __future__ import annotations
+
+import fnmatch
+import ipaddress
+import socket
+from collections.abc import Mapping
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class AddressRefused(Exception):
+    """The host has an address that strangers must not make us connect to."""
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is global unicast: not private, loopback, link-local, multicast or a tunnel to such a one."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inner is None and ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast
+
+
+class GuardedResolver(AbstractResolver):
+    """Resolves once, checks every address, and hands the connector what was checked.
+
+    connect_to  host glob -> address:port to connect to instead; lifts the guard for those hosts and no others
+    """
+
+    def __init__(self, connect_to: Mapping[str, str]) -> None:
+        self._connect_to = dict(connect_to)
+        self._resolver = ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Addresses of a host. Raises AddressRefused, OSError."""
+        for pattern, target in self._connect_to.items():
+            if fnmatch.fnmatchcase(host.lower(), pattern.lower()):
+                address, _, target_port = target.rpartition(":")
+                return [_result(host, address.strip("[]"), int(target_port))]
+        found = await self._resolver.resolve(host, port, family)
+        refused = [entry["host"] for entry in found if not is_public(entry["host"])]
+        if refused:
+            raise AddressRefused(f"{host} is {refused[0]}")
+        return found
+
+    async def close(self) -> None:
+        """Release the resolver."""
+        await self._resolver.close()
+
+
+def check_literal(host: str) -> None:
+    """Raise AddressRefused for a host that is a non-public address itself: no resolver is asked for those."""
+    try:
+        public = is_public(host.strip("[]"))
+    except ValueError:
+        return
+    if not public:
+        raise AddressRefused(host)
+
+
+def _result(host: str, address: str, port: int) -> ResolveResult:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST)
