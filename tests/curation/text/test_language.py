@@ -13,7 +13,7 @@ def test_plain_cases_in_order() -> None:
         "一只棕色的狗在雪地里奔跑",
         "茶色の犬が雪の中を走っています",
         "A BROWN DOG RUNS THROUGH THE SNOW",
-        "坐在座位上休息的老太太。",
+        "穿着红色背心的男孩。",
         "1234 / 56",
         "",
     ]
