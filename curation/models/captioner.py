@@ -1,0 +1,171 @@
+"""Captioners: pixels in, one sentence out, from the embedded model or any image-to-text model of transformers."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from curation.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.image_processing_base import ImageProcessingMixin
+
+BATCH = 32  # pictures a forward pass; bounds memory, changes no result
+
+
+@dataclass
+class Captioner:
+    """An image-to-text model, ready to caption.
+
+    identity     what receipts name: model and weights, e.g. "embedded/lite-blip-captioner@0123456789ab"
+
+    A caption doesn't depend on what else is in the batch, up to float rounding: about 1e-5 in a logit, which can turn
+    a choice only where two words are as likely as each other.
+    """
+
+    identity: str
+    _model: "PreTrainedModel"
+    _image_processor: "ImageProcessingMixin"
+    _tokenizer: "PreTrainedTokenizerBase"
+    _device: "torch.device"
+
+    def caption(
+        self,
+        images: Sequence[np.ndarray],
+        *,
+        num_beams: int = 1,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        min_length: int = 5,
+        max_length: int = 20,
+        seed: int = 0,
+    ) -> list[str]:
+        """Caption each picture: greedily, by beams, or by sampling from the nucleus.
+
+        images       uint8 (h, w, 3), RGB, any sizes
+        num_beams    width of the beam search; 1 is greedy
+        top_p        sample among the likeliest words that together hold this much probability (0..1]; one beam only
+        min_length, max_length   length of the caption in tokens of the model, start and end not counted
+        seed         of the sampling. Each picture has its own stream, seeded by `seed` and the picture's pixels: its
+                     caption doesn't depend on its place or its company; other seeds give other captions of it
+        raises       ValueError for settings that contradict each other, or arrays that are no pictures
+        source       Li et al. 2022 (BLIP), appendix: nucleus 0.9, lengths 5 to 20 of their demo; Holtzman et al. 2020
+        """
+        import torch
+
+        if top_p is not None and (num_beams != 1 or not 0 < top_p <= 1):
+            raise ValueError(f"top_p must be in (0, 1] and takes one beam: found top_p={top_p}, num_beams={num_beams}")
+        if not 0 <= min_length <= max_length:
+            raise ValueError(f"expected 0 <= min_length <= max_length, found {min_length} and {max_length}")
+        made: list[str] = []
+        for start in range(0, len(images), BATCH):
+            part = images[start : start + BATCH]
+            settings: dict[str, Any] = {
+                "num_beams": num_beams,
+                "do_sample": False,
+                "repetition_penalty": repetition_penalty,
+                "min_new_tokens": min_length,
+                "max_new_tokens": max_length,
+            }
+            if top_p is not None:
+                settings["logits_processor"] = [nucleus(top_p, [picture_seed(image, seed) for image in part])]
+            with torch.inference_mode():
+                tokens = self._model.generate(pixel_values=self._pixels(part), **settings)
+            made += [text.strip() for text in self._tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        return made
+
+    def _pixels(self, images: Sequence[np.ndarray]) -> "torch.Tensor":
+        return pixel_values(self._image_processor, images).to(self._device)
+
+
+def load_captioner(name: str = "embedded", *, device: str = "auto") -> Captioner:
+    """Load an image-to-text model of transformers: a local folder, a hub name, or "embedded".
+
+    device   "auto" is the first GPU, else the CPU; or any name torch knows. Weights are float32 everywhere
+    raises   ConfigError if the name leads to no model, or to one that captions no pictures
+    """
+    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+    from curation.models import lite_blip  # noqa: F401  registers its classes with the Auto classes
+    from curation.models.embedded_blip import assemble
+
+    source = str(assemble.assembled("captioner")) if name == "embedded" else name
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype="float32")
+        image_processor = AutoImageProcessor.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"captioner {name!r} is not a loadable image-to-text model: {error}") from error
+    where = torch_device(device)
+    identity = assemble.identity("captioner") if name == "embedded" else weights_identity(name, model)
+    return Captioner(identity, model.eval().to(where), image_processor, tokenizer, where)
+
+
+def nucleus(top_p: float, seeds: Sequence[int]) -> "LogitsProcessor":
+    """Logits processor that makes greedy search sample: row i from its nucleus, with the stream of seeds[i].
+
+    Adding Gumbel noise and taking the largest is drawing from the softmax (Gumbel-max); with a stream per row the draw
+    is independent of the rest of the batch, which torch's one global generator can't give.
+    """
+    import torch
+    from transformers import LogitsProcessor
+
+    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    class Nucleus(LogitsProcessor):  # type: ignore[misc]
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            ordered, order = scores.float().softmax(dim=-1).sort(dim=-1, descending=True)
+            outside = ordered.cumsum(dim=-1) - ordered >= top_p
+            outside = torch.zeros_like(outside).scatter(1, order, outside)
+            waits = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=s) for s in streams])
+            gumbel = -waits.log().to(scores.device)
+            return (scores.float() + gumbel).masked_fill(outside, -torch.inf)
+
+    return Nucleus()
+
+
+def picture_seed(image: np.ndarray, seed: int) -> int:
+    """Seed of a picture's stream: 63 bits of a digest of its pixels, its shape and the run's seed."""
+    digest = hashlib.blake2b(f"{seed} {image.shape}".encode(), digest_size=8)
+    digest.update(np.ascontiguousarray(image).data)
+    return int.from_bytes(digest.digest(), "little") >> 1
+
+
+def pixel_values(image_processor: "ImageProcessingMixin", images: Sequence[np.ndarray]) -> "torch.Tensor":
+    """Model input, float32 (n, 3, side, side), of pictures uint8 (h, w, 3) by the model's own image processor."""
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"expected a uint8 picture of shape (h, w, 3), found {image.dtype} {image.shape}")
+    # copied: torch warns about arrays that it may not write to, such as those of a decoder or a memory map
+    copies = [np.array(image) for image in images]
+    pixels: torch.Tensor = image_processor(
+        images=copies, return_tensors="pt", input_data_format="channels_last"
+    ).pixel_values
+    return pixels
+
+
+def torch_device(device: str) -> "torch.device":
+    """The torch device of a name; "auto" is the first GPU, else the CPU."""
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def weights_identity(name: str, model: "PreTrainedModel") -> str:
+    """Name for receipts of a model that is not embedded: the hub's commit, or a digest of a folder's weights."""
+    if commit := getattr(model.config, "_commit_hash", None):
+        return f"{name}@{commit[:12]}"
+    digest = hashlib.sha256()
+    for file in sorted(Path(name).iterdir()):
+        if file.suffix in (".safetensors", ".bin", ".json"):
+            digest.update(file.name.encode() + b"\0")
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return f"{Path(name).name}@{digest.hexdigest()[:12]}"

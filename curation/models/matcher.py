@@ -1,0 +1,89 @@
+"""Image-text matchers: the probability that a text describes a picture, by BLIP's ITM head or the embedded one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from curation.errors import ConfigError
+from curation.models.captioner import pixel_values, torch_device, weights_identity
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.image_processing_base import ImageProcessingMixin
+
+BATCH = 32  # pairs a forward pass; bounds memory, changes no result
+MAX_TOKENS = 35  # BLIP's tokenisation for retrieval and filtering (Li et al. 2022, models/blip_itm.py)
+
+
+@dataclass
+class Matcher:
+    """An image-text matching model, ready to score.
+
+    identity     what receipts name: model and weights, e.g. "embedded/lite-blip-matcher@0123456789ab"
+
+    A score doesn't depend on what else is in the batch, up to float rounding (about 1e-6).
+    """
+
+    identity: str
+    _model: "PreTrainedModel"
+    _image_processor: "ImageProcessingMixin"
+    _tokenizer: "PreTrainedTokenizerBase"
+    _device: "torch.device"
+
+    def match(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
+        """Probability that text i describes picture i: softmax of the ITM logits, column 1.
+
+        images   uint8 (h, w, 3), RGB, any sizes     texts    cut to 35 tokens
+        returns  float32 (n,), 0..1; BLIP keeps a text from 0.5 on
+        raises   ValueError if there are not as many texts as pictures
+        """
+        import torch
+
+        if len(images) != len(texts):
+            raise ValueError(f"expected one text per picture, found {len(images)} pictures and {len(texts)} texts")
+        scores = np.empty(len(images), np.float32)
+        for start in range(0, len(images), BATCH):
+            part = slice(start, start + BATCH)
+            tokens = self._tokenizer(
+                list(texts[part]), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+            ).to(self._device)
+            with torch.inference_mode():
+                logits = self._model(
+                    input_ids=tokens.input_ids,
+                    attention_mask=tokens.attention_mask,
+                    pixel_values=pixel_values(self._image_processor, images[part]).to(self._device),
+                    use_itm_head=True,
+                ).itm_score
+            scores[part] = logits.float().softmax(dim=-1)[:, 1].cpu().numpy()
+        return scores
+
+
+def load_matcher(name: str = "embedded", *, device: str = "auto") -> Matcher:
+    """Load a matcher of the BLIP family (Salesforce/blip-itm-*): a local folder, a hub name, or "embedded".
+
+    device   "auto" is the first GPU, else the CPU; or any name torch knows. Weights are float32 everywhere
+    raises   ConfigError if the name leads to no model, or to one without an ITM head
+    """
+    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval
+
+    from curation.models import lite_blip
+    from curation.models.embedded_blip import assemble
+
+    source = str(assemble.assembled("matcher")) if name == "embedded" else name
+    # transformers has no Auto class for image-text matching
+    classes = {"blip": BlipForImageTextRetrieval, "lite_blip": lite_blip.LiteBlipForImageTextRetrieval}
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if config.model_type not in classes or "ForImageTextRetrieval" not in str(config.architectures):
+            raise ConfigError(f"matcher {name!r}: expected a BLIP retrieval model, found {config.architectures}")
+        model = classes[config.model_type].from_pretrained(source, dtype="float32")
+        image_processor = AutoImageProcessor.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"matcher {name!r} is not a loadable image-text matching model: {error}") from error
+    where = torch_device(device)
+    identity = assemble.identity("matcher") if name == "embedded" else weights_identity(name, model)
+    return Matcher(identity, model.eval().to(where), image_processor, tokenizer, where)
