@@ -89,15 +89,15 @@ class AirflowClient:
             raise
 
     def error_of(self, dag: str, run: str, instance: dict[str, Any]) -> str:
-        """The last error in a task instance's log, on one line; empty when its log has none."""
+        """The exception that ended a task instance, from its log; empty when the log has none."""
         task, attempt, index = instance["task_id"], max(1, instance["try_number"]), instance["map_index"]
         place = f"/dags/{dag}/dagRuns/{_quoted(run)}/taskInstances/{task}/logs/{attempt}?map_index={index}"
-        errors = [""]
+        error = ""
         for line in self._call("GET", f"{place}&full_content=true").get("content", []):
-            if isinstance(line, dict):
-                for detail in line.get("error_detail") or []:
-                    errors.append(f"{detail.get('exc_type')}: {detail.get('exc_value')}")
-        return errors[-1]
+            if isinstance(line, dict) and line.get("error_detail"):
+                raised = line["error_detail"][0]  # its causes follow
+                error = f"{raised.get('exc_type')}: {raised.get('exc_value')}"
+        return error
 
     def _missing(self, dag: str, asked: float) -> str:
         try:
