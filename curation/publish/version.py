@@ -154,7 +154,9 @@ def _conserved(
 def _write(
     store: Store, recipe: Recipe, dump: str, shard: int, metadata_path: Path, tar_path: Path, quality: Quality
 ) -> int:
-    columns = [name for name, column in COLUMNS.items() if recipe.stage(column.producer) and name not in _LEFT_OUT]
+    # what the stages of this recipe measure: a stage without a head for aesthetics has no such column
+    measured = {name for stage in recipe.stage_names if (one := recipe.stage(stage)) for name in one.produces.names}
+    columns = [name for name in COLUMNS if name in measured and name not in _LEFT_OUT]
     if recipe.publish.embeddings:
         columns += [name for name in ("img_emb", "txt_emb") if recipe.stage("score")]
     fields = [pa.field(name, COLUMNS[name].type) for name in columns]
