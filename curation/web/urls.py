@@ -135,11 +135,15 @@ def _without_dots(path: str) -> str:
 def _authority(text: str, scheme: str) -> str:
     credentials, at, rest = text.rpartition("@")
     host, _, port = (rest, "", "") if rest.endswith("]") else _port_split(rest)
-    port = port.lstrip("0") or port[:1]
-    host = _ascii_host(host)
-    # without a host the port stays: "http:///x" would be read anew as host x
-    colon = "" if not port or (host and port == _DEFAULT_PORT[scheme]) else f":{port}"
-    return _ESCAPE_AUTHORITY.sub(_escaped, f"{credentials}{at}{host}{colon}")
+    if not host or (":" in host and not (host[0] == "[" and host[-1] == "]")):
+        host, port = rest.lower(), ""  # no address: kept as it stands, for less of it could be read as another
+    else:
+        host, port = _ascii_host(host), port.lstrip("0") or port[:1]
+    colon = "" if port in ("", _DEFAULT_PORT[scheme]) else f":{port}"
+    return (
+        _ESCAPE_AUTHORITY.sub(_escaped, f"{credentials}{at}")
+        + _ESCAPE_AUTHORITY.sub(_escaped, f"{host}{colon}").lower()
+    )
 
 
 _ESCAPE_AUTHORITY = re.compile(r"[^!$%&()*+,\-.0-9:;=@A-Z\[\]_a-z~]")
@@ -155,4 +159,4 @@ def _ascii_host(host: str) -> str:
     if not host.isascii():
         with suppress(UnicodeError):  # not a name: hostname() will say so
             host = idna.encode(host, uts46=True).decode()
-    return _ESCAPE_AUTHORITY.sub(_escaped, host.rstrip(".") or host).lower()
+    return host.rstrip(".") or host

@@ -46,6 +46,9 @@ HOSTILE = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=25).map("".j
         ("http://[2001:DB8::1]:80/a", "http://[2001:db8::1]/a"),
         ("data:image/png;base64,AA==", "data:image/png;base64,AA=="),
         ("no scheme", "no scheme"),
+        ("HTTP:::", "http://::/"),
+        ("http://:80\\0", "http://:80/0"),
+        ("http://×", "http://%c3%97/"),
     ],
 )
 def test_canonical(found: str, expected: str) -> None:
