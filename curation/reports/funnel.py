@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -63,7 +63,7 @@ class Funnel:
             "dump": self.dump,
             "samples": self.samples,
             "kept": self.kept,
-            "stages": [asdict(stage) | {"kept": stage.kept} for stage in self.stages],
+            "stages": [vars(stage) | {"kept": stage.kept} for stage in self.stages],
             "shards": self.shards,
         }
 

@@ -1,0 +1,82 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.curation.conftest import World
+
+
+def curation(*arguments: str, store: Path | str | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | ({"CURATION_STORE": str(store)} if store else {})
+    command = [sys.executable, "-c", "from curation.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def run(world: World, *more: str) -> subprocess.CompletedProcess[str]:
+    setting = f"stages.download.connect_to={json.dumps(world.connect_to)}"
+    place = ("--dump", "crawl", "--source", str(world.crawl))
+    return curation("run", str(world.recipe_file), *place, "--set", setting, *more, store=world.store.root)
+
+
+def test_run_inspect_why_and_verify(world: World) -> None:
+    done = run(world)
+    assert done.returncode == 0, done.stderr
+    assert "4 of 10 samples kept" in done.stdout
+    assert "dataset version:" in done.stdout
+    root = world.store.root
+    seen = json.loads(curation("inspect", root, "crawl", "--json").stdout)
+    assert seen["shards"] == {"0": "leakage", "1": "leakage"}
+    lives = json.loads(curation("why", "http://host0.test/tiny.jpg", "--dump", "crawl", "--json", store=root).stdout)
+    assert [(life["outcome"], life["stage"], life["shard"]) for life in lives] == [("too_small", "download", 0)]
+    assert lives[0]["because"] == "min_side is 20, the gate asks for at_least 64"
+    kept, short = json.loads(
+        curation("why", "http://host1.test/cat.jpg", "--dump", "crawl", "--json", store=root).stdout
+    )
+    assert (kept["outcome"], short["outcome"]) == ("kept", "text_too_short")
+    assert len(kept["versions"]) == 1
+    told = curation("why", kept["sample_id"], "--dump", "crawl", store=root)
+    assert "kept" in told.stdout
+    assert kept["versions"][0] in told.stdout
+    assert curation("verify", "small", store=root).stdout.strip().endswith("whole")
+
+
+def test_a_shard_that_fails_leaves_the_others_done(world: World) -> None:
+    (world.crawl / "00000.warc.gz").write_bytes(b"not an archive")
+    done = run(world, "--json")
+    assert done.returncode == 1
+    result = json.loads(done.stdout)
+    assert list(result["failed"]) == ["0"]
+    assert result["shards"] == {"0": "", "1": "leakage"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "nope", "--dump", "d"), "recipe 'nope' is unknown"),
+        (("run", "demo", "--dump", "d", "--set", "gates.too_small"), "give name=value"),
+        (("run", "demo", "--dump", "d", "--shards", "9-1"), "such as 0-3,7"),
+        (("run", "demo", "--dump", "d", "--source", "/nonexistent"), "source"),
+        (("run", "demo", "--dump", "d", "--set", "gates.too_small.at_lest=1"), "did you mean 'at_least'"),
+        (("inspect", "STORE", "absent"), "none ran on it"),
+        (("recipes", "validate", "absent.yaml"), "can't be read"),
+    ],
+)
+def test_wrong_settings_are_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple, message: str) -> None:
+    done = curation(*(str(tmp_path) if a == "STORE" else a for a in arguments), store=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_why_of_an_unknown_url_says_so(world: World) -> None:
+    run(world, "--until", "extract")
+    done = curation("why", "http://host0.test/never.jpg", "--dump", "crawl", store=world.store.root)
+    assert done.returncode == 1
+    assert "in no shard of crawl" in done.stderr
+
+
+def test_help_teaches() -> None:
+    assert "curation why http" in curation("why", "--help").stdout
