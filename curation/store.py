@@ -28,7 +28,7 @@ os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
 
 from curation.errors import BadShardError, ConfigError, OutageError
 from curation.objects import Entry as Entry
-from curation.objects import full_disk_named, temporary_file, writing
+from curation.objects import checked_key, full_disk_named, temporary_file, writing
 from curation.objects.folder import Folder
 from curation.objects.s3 import S3
 from curation.receipt import RECEIPT_KEY, Receipt, digest
@@ -50,7 +50,7 @@ class Store:
         text = str(root)
         self.root = text.rstrip("/") or text[:1]
         scheme = re.match(r"(\w+)://", text)
-        if not text or (scheme and scheme[1] != "s3"):
+        if not text or (scheme and scheme[1] != "s3") or self.root == "s3:":
             raise ConfigError(f"store root {text!r}: expected a folder or s3://bucket/prefix")
         self._objects: Folder | S3 = S3(self.root) if scheme else Folder(Path(self.root).absolute())
 
@@ -154,7 +154,7 @@ class Store:
         """A local file with the content of an object whose key names its content (lists/, evalsets/): cached."""
         if isinstance(self._objects, Folder):
             return self._objects.local(key)
-        place = cache_folder() / "objects" / digest(self._objects.identity)[:12] / key
+        place = cache_folder() / "objects" / digest(self._objects.identity)[:12] / checked_key(key)
         if not place.exists():
             with writing(place.parent):
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ class Table(pq.ParquetFile):  # type: ignore[misc]  # pyarrow has no types
 
     def __init__(self, file: pa.NativeFile, reading: Callable[[], AbstractContextManager[None]]) -> None:
         self._reading = reading
-        super().__init__(file, pre_buffer=True)
+        super().__init__(file, pre_buffer=True, page_checksum_verification=True)
 
     def read(self, *args: Any, **kwargs: Any) -> pa.Table:
         """As ParquetFile.read."""
@@ -213,6 +213,7 @@ class TableWriter:
             use_dictionary=[f.name for f in schema if pa.types.is_string(f.type)],
             write_statistics=[f.name for f in schema if f.name not in _UNCOMPRESSED],
             write_page_index=True,
+            write_page_checksum=True,  # zstd has none here: a rotten page would decode to wrong numbers
         )
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -223,12 +224,12 @@ class TableWriter:
             self._append(batch.slice(start, step))
 
     def _append(self, batch: pa.RecordBatch) -> None:
+        if self._pending_bytes + batch.nbytes > ROW_GROUP_BYTES or self._pending_rows >= ROW_GROUP_ROWS:
+            self._flush()
         self.rows += batch.num_rows
         self._pending.append(batch)
         self._pending_rows += batch.num_rows
         self._pending_bytes += batch.nbytes
-        if self._pending_bytes >= ROW_GROUP_BYTES or self._pending_rows >= ROW_GROUP_ROWS:
-            self._flush()
 
     def set_receipt(self, receipt: Receipt) -> None:
         """Put the receipt into the footer; call it last."""

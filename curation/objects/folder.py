@@ -38,7 +38,8 @@ class Folder:
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         """Objects below the prefix, in order of key."""
-        folder = (self._root / checked_prefix(prefix)) if prefix.endswith("/") else (self._root / prefix).parent
+        below = self._root / checked_prefix(prefix)
+        folder = below if prefix.endswith("/") or not prefix else below.parent
         found = folder.rglob("*") if folder.is_dir() else ()
         for key in sorted(path.relative_to(self._root).as_posix() for path in found):
             if key.startswith(prefix) and not key.startswith(f"{TEMPORARY}/"):
