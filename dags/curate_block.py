@@ -23,56 +23,28 @@ from datetime import timedelta
 from importlib.resources import files
 from typing import Any
 
-from airflow.sdk import (
-    ExceptionRetryPolicy,
-    Param,
-    RetryAction,
-    RetryRule,
-    dag,
-    get_current_context,
-    task,
-    task_group,
-)
+from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule, dag, get_current_context, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
 RECIPES = sorted(path.name.removesuffix(".yaml") for path in (files("curation") / "recipes").iterdir())
 HEALS = ["curation.errors.OutageError", "airflow.sdk.exceptions.AirflowTaskTimeout"]
-PARAMS = {
-    "dump": Param(
-        type="string",
-        title="Dump",
-        description="Name of the crawl; with an empty source, one of Common Crawl's.",
-        examples=["CC-MAIN-2026-05"],
-        pattern=r"^[A-Za-z0-9][\w.-]*$",
-    ),
-    "source": Param(
-        "",
-        type="string",
-        title="Source",
-        description="Folder, glob or s3:// prefix of the archives; empty: Common Crawl, by the dump's name.",
-        examples=["/data/crawl/*.warc.gz", "s3://bucket/crawl/"],
-    ),
-    "block": Param(0, type="integer", minimum=0, title="Block", description="Which thousand of shards, from 0."),
-    "shards": Param(
-        None,
-        type=["null", "string"],
-        title="Shards",
-        description="Numbers and ranges within the dump; empty: the whole block.",
-        examples=["0-3,7"],
-        pattern=r"^[\d\s,-]*$",
-    ),
-    "recipe": Param(
-        "laion-5b-en",
-        enum=RECIPES,
-        title="Recipe",
-        description="Which dataset is made: stages, models and thresholds.",
-    ),
-    "overrides": Param(
-        {},
-        type="object",
-        title="Overrides",
-        description='Settings to change in the recipe, by dotted name: {"gates.too_small.at_least": 128}.',
-    ),
+LABEL = "{{ '%05d' % task.op_kwargs.shard }}"
+MAPPED = {"map_index_template": LABEL, "trigger_rule": "none_failed"}  # go on where the recipe leaves out a stage
+TEXTS = {
+    "dump": "Name of the crawl; with an empty source, one of Common Crawl's.",
+    "source": "Folder, glob or s3:// prefix of the archives; empty: Common Crawl, by the dump's name.",
+    "block": "Which thousand of shards, from 0.",
+    "shards": "Numbers and ranges within the dump; empty: the whole block.",
+    "recipe": "Which dataset is made: stages, models and thresholds.",
+    "overrides": 'Settings to change in the recipe, by dotted name: {"gates.too_small.at_least": 128}.',
+}
+FIELDS = {
+    "dump": {"type": "string", "pattern": r"^[A-Za-z0-9][\w.-]*$", "examples": ["CC-MAIN-2026-05"]},
+    "source": {"default": "", "type": "string", "examples": ["/data/crawl/*.warc.gz", "s3://bucket/crawl/"]},
+    "block": {"default": 0, "type": "integer", "minimum": 0},
+    "shards": {"default": None, "type": ["null", "string"], "pattern": r"^[\d\s,-]*$", "examples": ["0-3,7"]},
+    "recipe": {"default": "laion-5b-en", "type": "string", "enum": RECIPES},
+    "overrides": {"default": {}, "type": "object"},
 }
 
 
@@ -90,22 +62,10 @@ def pinned(recipe: str) -> Any:
     return saved_recipe(store(), recipe)
 
 
-def per_shard(name: str, hours: float, **settings: Any) -> Callable[..., Any]:
-    """Task of a mapped group: labelled by its shard, goes on where the recipe leaves out the task before."""
-    label = "{{ '%05d' % task.op_kwargs.shard }}"
-    return task(
-        task_id=name,
-        execution_timeout=timedelta(hours=hours),
-        map_index_template=label,
-        trigger_rule="none_failed",
-        **settings,
-    )
-
-
 def stage(name: str, hours: float, **settings: Any) -> Callable[..., Any]:
     """Task that runs one stage on one shard and returns its counts."""
 
-    @per_shard(name, hours, **settings)
+    @task(task_id=name, execution_timeout=timedelta(hours=hours), **MAPPED, **settings)
     def run(shard: int, block: dict[str, str]) -> dict[str, Any]:
         from curation.runner import run_stage
 
@@ -121,7 +81,7 @@ def stage(name: str, hours: float, **settings: Any) -> Callable[..., Any]:
 @dag(
     schedule=None,
     catchup=False,
-    params=PARAMS,
+    params={name: Param(title=name.title(), description=TEXTS[name], **schema) for name, schema in FIELDS.items()},
     doc_md=__doc__,
     tags=["dataset"],
     default_args={
@@ -157,7 +117,7 @@ def curate_block() -> None:
             match_block(store(), recipe, block["dump"], shards)
         return {**block, "version": plan_version(store(), recipe, block["dump"], shards)}
 
-    @per_shard("export", hours=6)
+    @task(execution_timeout=timedelta(hours=6), **MAPPED)
     def export(shard: int, block: dict[str, str]) -> dict[str, Any]:
         from curation.publish.version import export_shard
 
