@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +19,9 @@ PAGE = ROOT / "docs" / "dags.md"
 
 def load() -> dict[str, DAG]:
     """All DAGs of the checkout by id; raises ImportError with what is wrong in a file that doesn't load."""
-    home = tempfile.mkdtemp(prefix="airflow-")
-    os.environ.setdefault("AIRFLOW_HOME", home)  # Airflow writes its configuration there when it is imported
+    home = tempfile.mkdtemp(prefix="airflow-")  # Airflow writes its configuration there when it is imported
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    os.environ["AIRFLOW_HOME"] = home
     os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
     os.environ["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(ROOT / "plugins")
     from airflow.dag_processing.dagbag import DagBag

@@ -90,7 +90,7 @@ def _demo_run(options: argparse.Namespace, folder: Path, store: str, server: Air
     index_folder(Store(store), EVALSET, crawl / "evalset")
     return {
         "dump": DUMP,
-        "source": str(crawl),
+        "source": str(crawl / "crawl"),
         "shards": _shards(options.shards),
         "recipe": options.recipe or "demo",
         "overrides": {

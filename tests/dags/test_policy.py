@@ -47,17 +47,10 @@ for name, dag in page["load"]().items():
 print("\\n" + json.dumps({"page": page["render"](), "dags": dags}))
 """
     command = [sys.executable, "-c", script, str(ROOT / "scripts" / "dag_docs.py")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AIRFLOW_HOME": airflow_home()})
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
-
-
-@cache
-def airflow_home() -> str:
-    import tempfile
-
-    return tempfile.mkdtemp(prefix="airflow-")
 
 
 def tasks(name: str) -> dict[str, Any]:
@@ -66,13 +59,13 @@ def tasks(name: str) -> dict[str, Any]:
 
 
 @every_file
-def test_parsing_is_light(path: Path) -> None:
+def test_parsing_is_light(path: Path, tmp_path: Path) -> None:
     script = f"import runpy, sys; runpy.run_path({str(path)!r}); print(*[m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
-        env={**os.environ, "AIRFLOW_HOME": airflow_home()},
+        env={**os.environ, "AIRFLOW_HOME": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == [], "imported while parsing"
