@@ -1,0 +1,191 @@
+"""CLIP models: pixels and captions in, unit vectors out, whatever open_clip can build, and the embedded one."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from curation.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+BATCH = 64  # pictures or captions a forward pass; bounds memory, changes no result
+
+
+@dataclass
+class Clip:
+    """A CLIP model, ready to embed.
+
+    identity     what receipts name: model and weights, e.g. "embedded/lite-clip@0123456789ab"
+    dim          length of an embedding
+    image_size   side of the square the image tower sees [px]
+    model        the torch module; its inputs must be on `device` and of `dtype`
+
+    An embedding doesn't depend on what else is in the batch, up to float rounding: 1e-5 in float32, 2e-3 in half.
+    """
+
+    identity: str
+    dim: int
+    image_size: int
+    model: "torch.nn.Module"
+    device: "torch.device"
+    dtype: "torch.dtype"
+    _transform: Callable[..., "torch.Tensor"]
+    _tokenize: Callable[[list[str]], "torch.Tensor"]
+    _pad: int | None
+
+    def preprocess(self, image: np.ndarray) -> "torch.Tensor":
+        """Resize and normalise one picture with the model's own open_clip transform.
+
+        image    uint8 (h, w, 3), RGB, any size     returns  float32 (3, image_size, image_size), on the CPU
+        raises   ValueError for another shape or dtype
+        """
+        from PIL import Image
+
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"expected a uint8 picture of shape (h, w, 3), found {image.dtype} {image.shape}")
+        return self._transform(Image.fromarray(image))
+
+    def embed_pixels(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        """Embed a batch that `preprocess` made, on the device, without copying back.
+
+        pixels   float32 (n, 3, image_size, image_size)     returns  float32 (n, dim), rows of norm 1
+        """
+        import torch
+        from torch.nn import functional as F
+
+        with torch.inference_mode():
+            vectors = self.model.encode_image(pixels.to(self.device, self.dtype, non_blocking=True))
+            return F.normalize(vectors.float(), dim=-1)
+
+    def embed_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed pictures.
+
+        images   uint8 (h, w, 3), RGB, any sizes     returns  float32 (n, dim), rows of norm 1
+        """
+        import torch
+
+        vectors = np.empty((len(images), self.dim), np.float32)
+        for start in range(0, len(images), BATCH):
+            pixels = torch.stack([self.preprocess(image) for image in images[start : start + BATCH]])
+            vectors[start : start + BATCH] = self.embed_pixels(pixels).cpu().numpy()
+        return vectors
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed captions; what exceeds the model's context is cut.
+
+        returns  float32 (n, dim), rows of norm 1
+        """
+        import torch
+        from torch.nn import functional as F
+
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        # captions of a length share a batch: padding costs as much as text
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for start in range(0, len(texts), BATCH):
+            rows = order[start : start + BATCH]
+            tokens = self._tokenize([texts[i] for i in rows])
+            if self._pad is not None:
+                tokens = tokens[:, : int((tokens != self._pad).sum(1).max())]
+            with torch.inference_mode():
+                found = self.model.encode_text(tokens.to(self.device))
+                vectors[rows] = F.normalize(found.float(), dim=-1).cpu().numpy()
+        return vectors
+
+
+def load_clip(name: str, pretrained: str | None = None, *, device: str = "auto", precision: str = "auto") -> Clip:
+    """Load a CLIP model through open_clip.
+
+    name         "embedded" (English) or "embedded-multi": no download; else an architecture of open_clip
+                 ("ViT-B-32") or a folder in open_clip's layout ("local-dir:PATH", "hf-hub:ORG/MODEL")
+    pretrained   tag of the architecture's weights ("laion2b_s34b_b79k") or a local file of them
+    device       "auto" takes CUDA where there is one
+    precision    one of open_clip's; "auto" is fp16 on CUDA and fp32 elsewhere
+    raises       ConfigError naming what is unknown or not installed
+    """
+    try:
+        import open_clip
+        import torch
+    except ImportError as error:
+        raise ConfigError(f"CLIP models need the extra `models`: pip install 'curation[models]' ({error})") from error
+
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if precision == "auto":
+        precision = "fp16" if where.type == "cuda" else "fp32"
+    source, identity = _resolve(name, pretrained)
+    try:
+        model, _, transform = open_clip.create_model_and_transforms(
+            source,
+            pretrained=pretrained,
+            precision=precision,
+            device=where,
+            require_pretrained=True,
+        )
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"open_clip could not load {name!r} with weights {pretrained!r}: {error}") from error
+    model.eval()
+    side = model.visual.image_size
+    height, width = (side, side) if isinstance(side, int) else side
+    if height != width:
+        raise ConfigError(f"{name!r} wants pictures of {height} x {width} px; only square inputs are supported")
+    clip = Clip(
+        identity=identity,
+        dim=0,
+        image_size=height,
+        model=model,
+        device=where,
+        dtype=open_clip.get_input_dtype(precision) or torch.float32,
+        _transform=transform,
+        _tokenize=open_clip.get_tokenizer(source),
+        _pad=_trimmable_padding(model),
+    )
+    with torch.inference_mode():
+        clip.dim = int(model.encode_text(clip._tokenize(["a"]).to(where)).shape[-1])
+    return clip
+
+
+def _resolve(name: str, pretrained: str | None) -> tuple[str, str]:
+    """What open_clip is to be given for a name, and the identity for receipts."""
+    import open_clip
+
+    if name.startswith("embedded"):
+        from curation.models.embedded.assemble import EMBEDDED, assembled
+
+        if name not in EMBEDDED:
+            raise ConfigError(f"unknown embedded model {name!r}; there are {', '.join(EMBEDDED)}")
+        return f"local-dir:{assembled(EMBEDDED[name])}", EMBEDDED[name].identity
+    if name.startswith("local-dir:"):
+        weights = sorted(Path(name.removeprefix("local-dir:")).glob("*.safetensors"))
+        if not weights:
+            raise ConfigError(f"{name!r} holds no .safetensors file")
+        return name, f"{weights[0].parent.name}@{_sha256(weights[0])[:12]}"
+    if name.startswith("hf-hub:"):
+        return name, name.removeprefix("hf-hub:")
+    if name not in open_clip.list_models():
+        raise ConfigError(f"open_clip knows no architecture {name!r}; open_clip.list_models() lists them")
+    if pretrained is None:
+        raise ConfigError(f"{name!r} needs weights: set `pretrained` to a tag or a local file")
+    if os.path.isfile(pretrained):
+        return name, f"{name}@{_sha256(Path(pretrained))[:12]}"
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained not in tags:
+        raise ConfigError(f"{name!r} has no weights {pretrained!r}: neither a file nor one of {', '.join(tags)}")
+    return name, f"{name}/{pretrained}"
+
+
+def _trimmable_padding(model: "torch.nn.Module") -> int | None:
+    """Id of the padding token where the text tower masks it, so that shorter rows give the same vectors."""
+    from open_clip.hf_model import HFTextEncoder
+
+    text = getattr(model, "text", None)
+    return int(text.config.pad_token_id) if isinstance(text, HFTextEncoder) else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""The embedded CLIP-like model: trained heads on frozen backbones that installed packages carry."""

