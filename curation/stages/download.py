@@ -94,6 +94,7 @@ class Download(Stage):
                         yield self._table(ahead.popleft().result(), tally)
                 while ahead:
                     yield self._table(ahead.popleft().result(), tally)
+                fetcher.check_reached()
             finally:
                 loop.wait(fetcher.__aexit__())
 

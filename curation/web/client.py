@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import random
 import time
-from collections import Counter, defaultdict
+import zlib
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
@@ -14,14 +15,15 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 from yarl import URL
 
-from curation.errors import OutageError
 from curation.verdicts import Fault
-from curation.web.consent import Robots, header_refusal, tdm_refusal
-from curation.web.guard import AddressRefused, GuardedResolver, check_literal
+from curation.web.consent import ROBOTS_BYTES, Robots, header_refusal, tdm_refusal
+from curation.web.guard import AddressRefused, GuardedResolver
+from curation.web.outage import CONNECTION_FAULTS, Ledger
 
 _HEALS = frozenset([Fault.CONNECTION_FAILED, Fault.TIMEOUT, Fault.TRUNCATED_BODY, Fault.HTTP_5XX, Fault.HTTP_429])
-_CONNECTION = frozenset([Fault.DNS_FAILED, Fault.CONNECTION_FAILED, Fault.TLS_FAILED, Fault.TIMEOUT])
 _HOST_FAILURES = 10  # in a row at connection level, then the host is left alone for the rest of the task
+_SMALL_BYTES = 1 << 20  # tdmrep.json
+_REDIRECTS = (301, 302, 303, 307, 308)
 _RETRY_AFTER_S = 20.0  # a host that asks for more gets its pictures fetched by another run
 
 
@@ -65,7 +67,7 @@ class _Host:
         self.slots = asyncio.Semaphore(connections)
         self.next_start = 0.0
         self.failures = 0
-        self.robots: asyncio.Task[Robots] | None = None
+        self.robots: asyncio.Task[Robots | Fault] | None = None
         self.tdm: asyncio.Task[bytes] | None = None
 
 
@@ -77,16 +79,19 @@ class Fetcher:
         self._token = limits.agent.partition("/")[0]
         self._slots = asyncio.Semaphore(limits.connections)
         self._hosts: dict[str, _Host] = defaultdict(lambda: _Host(limits.per_host))
-        self._seen: Counter[str] = Counter()
-        self._failed_hosts: set[str] = set()
+        self._ledger = Ledger()
 
     async def __aenter__(self) -> Fetcher:
-        connector = aiohttp.TCPConnector(
-            resolver=GuardedResolver(self._limits.connect_to), limit=0, ttl_dns_cache=600, use_dns_cache=True
-        )
+        self._resolver = GuardedResolver(self._limits.connect_to)
+        connector = aiohttp.TCPConnector(resolver=self._resolver, limit=0, ttl_dns_cache=600, use_dns_cache=True)
         self._session = aiohttp.ClientSession(
             connector=connector,
-            headers={"User-Agent": self._limits.agent, "Accept": "image/*,*/*;q=0.5"},
+            # pictures are compressed as they are; whoever compresses them again is read all the same, see _inflated
+            headers={
+                "User-Agent": self._limits.agent,
+                "Accept": "image/*,*/*;q=0.5",
+                "Accept-Encoding": "identity",
+            },
             timeout=aiohttp.ClientTimeout(total=self._limits.timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -99,40 +104,31 @@ class Fetcher:
     async def fetch(self, url: str) -> Response:
         """Fetch one URL, with retries for what may heal. Raises OutageError when nothing can be reached at all."""
         started = time.monotonic()
-        for attempt in range(1, self._limits.attempts + 1):
-            try:
-                response = await self._redirected(url)
-                break
-            except _Refused as err:
-                response = Response(err.fault, status=err.status, consent=err.consent)
-                if err.fault not in _HEALS or attempt == self._limits.attempts or err.wait_s > _RETRY_AFTER_S:
+        place = self._ledger.open()
+        response = Response(Fault.BAD_HTTP)
+        try:
+            for attempt in range(1, self._limits.attempts + 1):
+                try:
+                    response = await self._redirected(url)
                     break
-                await asyncio.sleep(max(err.wait_s, random.uniform(0.2, 0.6) * 2**attempt))
-        self._watch(urlsplit(url).netloc, response.fault)
+                except _Refused as err:
+                    response = Response(err.fault, status=err.status, consent=err.consent)
+                    if err.fault not in _HEALS or attempt == self._limits.attempts or err.wait_s > _RETRY_AFTER_S:
+                        break
+                    await asyncio.sleep(max(err.wait_s, random.uniform(0.2, 0.6) * 2**attempt))
+        finally:
+            self._ledger.close(place, urlsplit(url).netloc, response.fault)
+        self._ledger.check()
         return response._replace(fetch_ms=int((time.monotonic() - started) * 1000))
 
-    def _watch(self, host: str, fault: Fault | None) -> None:
-        """An outage is no verdict: when every host fails to connect, stop instead of calling all URLs dead."""
-        if fault is Fault.HOST_SUSPENDED:
-            return
-        lost = fault in _CONNECTION
-        self._seen["lost" if lost else "reached"] += 1
-        if lost:
-            self._seen[fault or ""] += 1
-            self._failed_hosts.add(host)
-        if self._seen["reached"] == 0 and self._seen["lost"] >= 20 and len(self._failed_hosts) >= 3:
-            kinds = ", ".join(f"{n} {kind}" for kind, n in self._seen.most_common() if kind not in ("lost", "reached"))
-            raise OutageError(
-                f"no host could be reached: {self._seen['lost']} URLs of {len(self._failed_hosts)} hosts failed "
-                f"({kinds}); check the network, DNS and proxy"
-            )
+    def check_reached(self) -> None:
+        """Raise OutageError when, now that all is done, no host was reached; for shards too small for a window."""
+        self._ledger.check_all()
 
     async def _redirected(self, url: str) -> Response:
         current = url
         for _ in range(self._limits.max_redirects + 1):
             host = self._hosts[urlsplit(current).netloc]
-            if host.failures >= _HOST_FAILURES:
-                raise _Refused(Fault.HOST_SUSPENDED)
             await self._check_robots(current, host)
             async with self._paced(host):
                 response, location = await self._once(current, host)
@@ -144,60 +140,76 @@ class Fetcher:
         raise _Refused(Fault.TOO_MANY_REDIRECTS)
 
     async def _once(self, url: str, host: _Host) -> tuple[Response, str | None]:
+        """One picture request: the response with its body, or where it redirects to."""
+        async with self._answer(url, host) as answer:
+            status = answer.status
+            if status in _REDIRECTS and "Location" in answer.headers:
+                return Response(status=status), answer.headers["Location"]
+            if status >= 300 or status == 204:
+                raise _Refused(_status_fault(status), status, wait_s=_retry_after(answer.headers.get("Retry-After")))
+            await self._check_headers(url, host, answer)
+            body = await self._body(answer, self._limits.max_bytes)
+            return Response(body=body, status=status, etag=answer.headers.get("ETag")), None
+
+    @contextlib.asynccontextmanager
+    async def _answer(self, url: str, host: _Host) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response to a GET, head read; every failure, also while its body is read, as _Refused."""
+        status = None
         try:
-            check_literal(urlsplit(url).hostname or "")
-            async with self._session.get(URL(url, encoded=True), allow_redirects=False) as answer:
+            target = URL(url, encoded=True)
+            headers = {"Host": target.host_port_subcomponent or ""}
+            instead = self._resolver.literal_target(target.host or "")
+            if instead is not None:
+                target = target.with_host(instead[0]).with_port(instead[1])
+            async with self._session.get(target, headers=headers, allow_redirects=False) as answer:
                 host.failures = 0
                 status = answer.status
-                if status in (301, 302, 303, 307, 308) and "Location" in answer.headers:
-                    return Response(status=status), answer.headers["Location"]
-                if status >= 300 or status == 204:
-                    raise _Refused(
-                        _status_fault(status), status, wait_s=_retry_after(answer.headers.get("Retry-After"))
-                    )
-                await self._check_headers(url, host, answer)
-                body = await self._body(answer)
-                return Response(body=body, status=status, etag=answer.headers.get("ETag")), None
+                yield answer
         except AddressRefused as err:
-            raise _Refused(Fault.ADDRESS_REFUSED) from err
+            raise _Refused(Fault.ADDRESS_REFUSED, status) from err
         except aiohttp.ClientConnectorDNSError as err:
             host.failures += 1
-            raise _Refused(Fault.DNS_FAILED) from err
+            raise _Refused(Fault.DNS_FAILED, status) from err
         except aiohttp.ClientSSLError as err:
-            raise _Refused(Fault.TLS_FAILED) from err
+            raise _Refused(Fault.TLS_FAILED, status) from err
         except TimeoutError as err:
             host.failures += 1
-            raise _Refused(Fault.TIMEOUT) from err
+            raise _Refused(Fault.TIMEOUT, status) from err
         except aiohttp.ClientPayloadError as err:
-            raise _Refused(Fault.TRUNCATED_BODY) from err
-        except aiohttp.ClientResponseError as err:
-            raise _Refused(Fault.BAD_HTTP) from err
+            raise _Refused(Fault.TRUNCATED_BODY, status) from err
+        except (aiohttp.ClientResponseError, ValueError) as err:
+            raise _Refused(Fault.BAD_HTTP, status) from err
         except (aiohttp.ClientError, OSError) as err:
+            if status is not None:
+                raise _Refused(Fault.TRUNCATED_BODY, status) from err
             host.failures += 1
             raise _Refused(Fault.CONNECTION_FAILED) from err
-        except ValueError as err:
-            raise _Refused(Fault.BAD_HTTP) from err
 
-    async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
-        limit = self._limits.max_bytes
+    async def _body(self, answer: aiohttp.ClientResponse, limit: int) -> bytes:
         if (answer.content_length or 0) > limit:
             raise _Refused(Fault.TOO_LARGE, answer.status)
         body = bytearray()
-        try:
-            async for chunk in answer.content.iter_chunked(1 << 16):
-                body += chunk
-                if len(body) > limit:
-                    raise _Refused(Fault.TOO_LARGE, answer.status)
-        except (aiohttp.ClientConnectionError, ConnectionError) as err:
-            raise _Refused(Fault.TRUNCATED_BODY, answer.status) from err
-        return _inflated(bytes(body), answer.headers.get("Content-Encoding", ""), limit)
+        async for chunk in answer.content.iter_chunked(1 << 16):
+            body += chunk
+            if len(body) > limit:
+                raise _Refused(Fault.TOO_LARGE, answer.status)
+        return _inflated(bytes(body), answer.headers.get("Content-Encoding", ""), limit, answer.status)
 
     async def _check_robots(self, url: str, host: _Host) -> None:
         if not self._limits.respect_robots:
             return
         if host.robots is None:
+            self._check_suspended(host)
             host.robots = asyncio.create_task(self._robots(url))
-        refusal = (await host.robots).refusal(url)
+        asked = host.robots
+        rules = await asked
+        if isinstance(rules, Fault):
+            # the picture can't be had either; naming the cause lets an outage show, and a retry asks again
+            if host.robots is asked:
+                host.robots = None
+                host.failures += rules in CONNECTION_FAULTS
+            raise _Refused(rules)
+        refusal = rules.refusal(url)
         if refusal:
             raise _Refused(Fault.ROBOTS_DISALLOWED, consent=refusal)
 
@@ -209,44 +221,54 @@ class Fetcher:
                 raise _Refused(Fault.OPT_OUT_HEADER, answer.status, refusal)
         if limits.respect_tdm:
             if host.tdm is None:
-                host.tdm = asyncio.create_task(self._small(urljoin(url, "/.well-known/tdmrep.json")))
+                host.tdm = asyncio.create_task(self._tdmrep(url))
             headers = {name.lower(): value for name, value in answer.headers.items()}
             refusal = tdm_refusal(headers, await host.tdm, url)
             if refusal:
                 raise _Refused(Fault.OPT_OUT_TDM, answer.status, refusal)
 
-    async def _robots(self, url: str) -> Robots:
+    async def _robots(self, url: str) -> Robots | Fault:
+        """The host's robots.txt, or the fault for which the host could not be asked."""
         current = urljoin(url, "/robots.txt")
-        host = _Host(1)
         for _ in range(6):  # RFC 9309, 2.3.1.2: at least five redirects
             try:
-                response, location = await self._once(current, host)
+                async with self._slots, self._answer(current, _Host(1)) as answer:
+                    if answer.status not in _REDIRECTS or "Location" not in answer.headers:
+                        body = b"" if answer.status != 200 else await self._head(answer, ROBOTS_BYTES)
+                        return Robots(answer.status, body, self._token)
+                    current = urljoin(current, answer.headers["Location"])
             except _Refused as err:
-                if err.fault in (Fault.TOO_LARGE, Fault.BAD_HTTP):
-                    return Robots(404, b"", self._token)
+                if err.status is None:
+                    return err.fault
                 return Robots(err.status, b"", self._token)
-            if location is None:
-                return Robots(response.status, response.body, self._token)
-            current = urljoin(current, location)
+            if urlsplit(current).scheme not in ("http", "https"):
+                break
         return Robots(404, b"", self._token)
 
-    async def _small(self, url: str) -> bytes:
+    async def _head(self, answer: aiohttp.ClientResponse, limit: int) -> bytes:
+        """The first bytes of a body; what lies beyond the limit is not read (RFC 9309, 2.5: at least 500 KiB)."""
+        body = bytearray()
+        async for chunk in answer.content.iter_chunked(1 << 16):
+            body += chunk
+            if len(body) >= limit:
+                break
+        return _inflated(bytes(body[:limit]), answer.headers.get("Content-Encoding", ""), limit, answer.status)
+
+    async def _tdmrep(self, url: str) -> bytes:
         try:
-            response, location = await self._once_plain(url)
+            async with self._answer(urljoin(url, "/.well-known/tdmrep.json"), _Host(1)) as answer:
+                return await self._body(answer, _SMALL_BYTES) if answer.status == 200 else b""
         except _Refused:
             return b""
-        return b"" if location else response.body
 
-    async def _once_plain(self, url: str) -> tuple[Response, str | None]:
-        fetcher_limits = self._limits
-        host = _Host(1)
-        host.tdm = asyncio.create_task(_nothing())
-        self._limits = fetcher_limits
-        return await self._once(url, host)
+    def _check_suspended(self, host: _Host) -> None:
+        if host.failures >= _HOST_FAILURES:
+            raise _Refused(Fault.HOST_SUSPENDED)
 
     @contextlib.asynccontextmanager
     async def _paced(self, host: _Host) -> AsyncIterator[None]:
         async with host.slots:
+            self._check_suspended(host)  # not before: thousands may have queued up while the host failed
             if self._limits.min_delay_s:
                 now = time.monotonic()
                 wait, host.next_start = host.next_start - now, max(now, host.next_start) + self._limits.min_delay_s
@@ -256,22 +278,21 @@ class Fetcher:
                 yield
 
 
-async def _nothing() -> bytes:
-    return b""
-
-
-def _inflated(body: bytes, encoding: str, limit: int) -> bytes:
-    import zlib
-
-    if encoding.lower() not in ("gzip", "x-gzip", "deflate"):
+def _inflated(body: bytes, encoding: str, limit: int, status: int) -> bytes:
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
         return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise _Refused(Fault.BAD_HTTP, status)  # we asked for identity
     try:
-        inflater = zlib.decompressobj(wbits=47 if "gzip" in encoding.lower() else 15)
+        inflater = zlib.decompressobj(wbits=47 if "gzip" in encoding else 15)
         plain = inflater.decompress(body, limit + 1)
     except zlib.error as err:
-        raise _Refused(Fault.BAD_HTTP) from err
+        raise _Refused(Fault.BAD_HTTP, status) from err
     if len(plain) > limit:
-        raise _Refused(Fault.TOO_LARGE)
+        raise _Refused(Fault.TOO_LARGE, status)
+    if not inflater.eof:
+        raise _Refused(Fault.TRUNCATED_BODY, status)
     return plain
 
 

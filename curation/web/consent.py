@@ -8,6 +8,9 @@ from urllib.parse import urlsplit
 
 from protego import Protego
 
+ROBOTS_BYTES = 500 << 10
+"""How much of a robots.txt is read: RFC 9309, 2.5 asks for at least this."""
+
 
 class Robots:
     """robots.txt of one host (RFC 9309: 4xx allows everything, 5xx and unreachable nothing)."""
@@ -17,7 +20,7 @@ class Robots:
         self._rules: Protego | None = None
         self._closed = status is None or status >= 500
         if status is not None and 200 <= status < 300:
-            self._rules = Protego.parse(body[: 500 << 10].decode("utf-8", "replace"))
+            self._rules = Protego.parse(body[:ROBOTS_BYTES].decode("utf-8", "replace"))
 
     def refusal(self, url: str) -> str | None:
         """Why the URL must not be fetched, None when it may."""

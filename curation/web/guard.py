@@ -43,29 +43,42 @@ class GuardedResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """Addresses of a host. Raises AddressRefused, OSError."""
-        for pattern, target in self._connect_to.items():
-            if fnmatch.fnmatchcase(host.lower(), pattern.lower()):
-                address, _, target_port = target.rpartition(":")
-                return [_result(host, address.strip("[]"), int(target_port))]
+        target = self._target(host)
+        if target is not None:
+            address, _, target_port = target.rpartition(":")
+            return [_result(host, address.strip("[]"), int(target_port))]
         found = await self._resolver.resolve(host, port, family)
         refused = [entry["host"] for entry in found if not is_public(entry["host"])]
         if refused:
             raise AddressRefused(f"{host} is {refused[0]}")
         return found
 
+    def literal_target(self, host: str) -> tuple[str, int] | None:
+        """For a host that is itself an address (aiohttp asks no resolver for those): where to connect instead, if so.
+
+        Raises AddressRefused for one that is not public and not named by connect_to.
+        """
+        try:
+            public = is_public(host.strip("[]"))
+        except ValueError:
+            return None
+        target = self._target(host)
+        if target is not None:
+            address, _, port = target.rpartition(":")
+            return address.strip("[]"), int(port)
+        if not public:
+            raise AddressRefused(host)
+        return None
+
     async def close(self) -> None:
         """Release the resolver."""
         await self._resolver.close()
 
-
-def check_literal(host: str) -> None:
-    """Raise AddressRefused for a host that is a non-public address itself: no resolver is asked for those."""
-    try:
-        public = is_public(host.strip("[]"))
-    except ValueError:
-        return
-    if not public:
-        raise AddressRefused(host)
+    def _target(self, host: str) -> str | None:
+        for pattern, target in self._connect_to.items():
+            if fnmatch.fnmatchcase(host.lower(), pattern.lower()):
+                return target
+        return None
 
 
 def _result(host: str, address: str, port: int) -> ResolveResult:

@@ -1,0 +1,389 @@
+"""The download stage against a hostile web on loopback: raw sockets, real bytes."""
+
+import asyncio
+import contextlib
+import gzip
+import hashlib
+import io
+import socket
+import struct
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+from skimage import data
+
+from curation.errors import OutageError
+from curation.schema import schema
+from curation.stages.download import Download
+
+
+def encoded(pixels: object, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, kind, **options)
+    return out.getvalue()
+
+
+CAT = encoded(data.chelsea(), "JPEG", quality=90)
+PNG = encoded(data.chelsea(), "PNG")
+
+
+def huge_png() -> bytes:
+    head = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + PNG[33:]
+
+
+def long_gif() -> bytes:
+    frames = [Image.new("P", (40, 30), n % 256) for n in range(500)]
+    out = io.BytesIO()
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
+    return out.getvalue()
+
+
+def response(body: bytes = CAT, status: str = "200 OK", **headers: str) -> bytes:
+    lines = {"Content-Length": str(len(body)), "Connection": "close"}
+    lines |= {name.replace("_", "-"): value for name, value in headers.items()}
+    return (
+        f"HTTP/1.1 {status}\r\n".encode()
+        + b"".join(f"{k}: {v}\r\n".encode() for k, v in lines.items())
+        + b"\r\n"
+        + body
+    )
+
+
+RESET, STALL = b"<reset>", b"<stall>"
+SITE: dict[str, bytes | list[bytes]] = {
+    "/cat.jpg": response(ETag='"v1"'),
+    "/png": response(PNG),
+    "/hop": response(b"", "302 Found", Location="http://b.test/cat.jpg"),
+    "/loop": response(b"", "302 Found", Location="/loop"),
+    "/to-metadata": response(b"", "302 Found", Location="http://169.254.169.254/latest/meta-data"),
+    "/to-loopback": response(b"", "302 Found", Location="http://127.0.0.1:1/x"),
+    "/to-loopback6": response(b"", "302 Found", Location="http://[::1]:1/x"),
+    "/to-mapped": response(b"", "302 Found", Location="http://[::ffff:127.0.0.1]:1/x"),
+    "/to-decimal": response(b"", "302 Found", Location="http://2130706433:1/x"),
+    "/to-file": response(b"", "302 Found", Location="file:///etc/passwd"),
+    "/401": response(b"", "401 Unauthorized"),
+    "/403": response(b"", "403 Forbidden"),
+    "/404": response(b"", "404 Not Found"),
+    "/410": response(b"", "410 Gone"),
+    "/418": response(b"", "418 Teapot"),
+    "/500": response(b"", "500 Error"),
+    "/heals": [response(b"", "503 Unavailable"), response()],
+    "/later": [response(b"", "429 Too Many", Retry_After="1"), response()],
+    "/much-later": response(b"", "429 Too Many", Retry_After="3600"),
+    "/reset": response(CAT[:5000], Content_Length=str(len(CAT))) + RESET,
+    "/short": response(CAT[:5000], Content_Length=str(len(CAT))),
+    "/understated": response(CAT, Content_Length="5000"),
+    "/announced": response(b"x", Content_Length=str(1 << 40)),
+    "/slow-body": response(CAT[:500], Content_Length=str(len(CAT))) + STALL,
+    "/slow-head": b"HTTP/1.1 200 OK\r\nX-A: b\r\n" + STALL,
+    "/long-head": b"HTTP/1.1 200 OK\r\nX-A: " + b"b" * 100_000 + b"\r\n\r\n",
+    "/garbage": b"\x00\x01 this is not HTTP\r\n\r\n",
+    "/bomb": response(gzip.compress(bytes(64 << 20)), Content_Encoding="gzip"),
+    "/zipped": response(gzip.compress(CAT), Content_Encoding="gzip"),
+    "/zipped-short": response(gzip.compress(CAT)[:-900], Content_Encoding="gzip"),
+    "/html.jpg": response(b"<!DOCTYPE html><html><body>not here</body></html>"),
+    "/svg": response(b'<svg xmlns="http://www.w3.org/2000/svg"/>'),
+    "/empty": response(b""),
+    "/huge.png": response(huge_png()),
+    "/cut.jpg": response(CAT[: len(CAT) // 2]),
+    "/cut.png": response(PNG[: len(PNG) // 2]),
+    "/long.gif": response(long_gif()),
+    "/noai": response(X_Robots_Tag="noarchive, NoAI"),
+    "/noai-us": response(X_Robots_Tag="curation: noimageai"),
+    "/noai-other": response(X_Robots_Tag="otherbot: noai"),
+    "/tdm": response(tdm_reservation="1"),
+}
+HOSTS: dict[str, dict[str, bytes]] = {
+    "closed.test": {"/robots.txt": response(b"User-agent: *\nDisallow: /\nAllow: /open/\n"), "/open/cat": response()},
+    "named.test": {"/robots.txt": response(b"User-agent: curation\nDisallow: /\n\nUser-agent: *\nAllow: /\n")},
+    "broken.test": {"/robots.txt": response(b"", "500 Error")},
+    "moved.test": {
+        "/robots.txt": response(b"", "301 Moved", Location="/r"),
+        "/r": response(b"User-agent: *\nDisallow: /"),
+    },
+    "marked.test": {
+        "/robots.txt": response(b"User-agent: *\nDisallow: /", X_Robots_Tag="noindex", tdm_reservation="1")
+    },
+    "reserved.test": {
+        "/.well-known/tdmrep.json": response(b'[{"location": "/private/", "tdm-reservation": 1}]'),
+        "/private/cat": response(),
+    },
+}
+
+
+class Web:
+    """One port for every host; counts requests by host and path, and the most connections at once."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.open = self.most = 0
+        self.delay_s = 0.0
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open += 1
+        self.most = max(self.most, self.open)
+        with contextlib.ExitStack() as last, contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            last.callback(self._close, writer)
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            path, host = head.split()[1], head.lower().partition("\r\nhost: ")[2].partition("\r\n")[0]
+            self.asked[host + path] += 1
+            known = HOSTS.get(host, {}).get(path) or SITE.get(path.partition("?")[0], response(b"", "404 Not Found"))
+            answer = known if isinstance(known, bytes) else known[min(self.asked[host + path], len(known)) - 1]
+            await asyncio.sleep(self.delay_s)
+            writer.write(answer.removesuffix(RESET).removesuffix(STALL))
+            await writer.drain()
+            if answer.endswith(STALL):
+                await asyncio.sleep(3)
+            if answer.endswith(RESET):
+                await asyncio.sleep(0.1)
+                sock = writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def _close(self, writer: asyncio.StreamWriter) -> None:
+        self.open -= 1
+        writer.close()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[str]:
+        loop = asyncio.new_event_loop()
+        server = loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+        async def close() -> None:
+            server.close()
+            others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await asyncio.sleep(0.05)
+
+        asyncio.run_coroutine_threadsafe(close(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+class Client:
+    def __init__(self, web: Web, address: str) -> None:
+        self.web, self.address = web, address
+
+    def rows(self, *urls: str, **settings: object) -> list[dict]:
+        (table,) = self.tables([list(urls)], **settings)
+        return table.to_pylist()
+
+    def tables(self, batches: list[list[str]], **settings: object) -> list[pa.RecordBatch]:
+        stage = Download(**{"connect_to": {"*.test": self.address}, "timeout_s": 0.6, "attempts": 1} | settings)
+        tally: Counter[str] = Counter()
+        made = (pa.RecordBatch.from_pydict({"url": urls}, schema=schema("url")) for urls in batches)
+        tables = list(stage(made, tally))
+        assert all(table.schema.equals(stage.produces) for table in tables)
+        return tables
+
+    def row(self, path: str, **settings: object) -> dict:
+        return self.rows(f"http://a.test{path}", **settings)[0]
+
+
+@pytest.fixture
+def web() -> Iterator[Client]:
+    made = Web()
+    with made.running() as address:
+        yield Client(made, address)
+
+
+def test_a_picture_is_measured(web: Client) -> None:
+    row = web.row("/cat.jpg")
+    assert (row["fault"], row["http_status"], row["etag"], row["final_url"]) == (None, 200, '"v1"', None)
+    assert (row["original_width"], row["original_height"], row["min_side"]) == (451, 300, 300)
+    assert (row["width"], row["height"], row["original_format"], row["image_format"]) == (385, 256, "jpeg", "jpeg")
+    assert row["sha256"] == hashlib.sha256(CAT).hexdigest()
+    assert row["body_bytes"] == len(CAT)
+    assert row["aspect"] == pytest.approx(451 / 300)
+    with Image.open(io.BytesIO(row["image"])) as kept:
+        assert kept.size == (385, 256)
+
+
+def test_a_redirect_is_followed_and_kept(web: Client) -> None:
+    row = web.row("/hop")
+    assert (row["fault"], row["final_url"]) == (None, "http://b.test/cat.jpg")
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("/loop", "too_many_redirects"),
+        ("/to-metadata", "address_refused"),
+        ("/to-loopback", "address_refused"),
+        ("/to-loopback6", "address_refused"),
+        ("/to-mapped", "address_refused"),
+        ("/to-decimal", "bad_http"),
+        ("/to-file", "bad_http"),
+        ("/401", "http_401"),
+        ("/403", "http_403"),
+        ("/404", "http_404"),
+        ("/410", "http_410"),
+        ("/418", "http_4xx"),
+        ("/500", "http_5xx"),
+        ("/much-later", "http_429"),
+        ("/reset", "truncated_body"),
+        ("/short", "truncated_body"),
+        ("/announced", "too_large"),
+        ("/slow-body", "timeout"),
+        ("/slow-head", "timeout"),
+        ("/long-head", "bad_http"),
+        ("/garbage", "bad_http"),
+        ("/bomb", "too_large"),
+        ("/zipped", None),
+        ("/zipped-short", "truncated_body"),
+        ("/html.jpg", "not_an_image"),
+        ("/svg", "not_an_image"),
+        ("/empty", "not_an_image"),
+        ("/huge.png", "image_too_large"),
+        ("/cut.jpg", "bad_image"),
+        ("/cut.png", "bad_image"),
+        ("/long.gif", None),
+        ("/noai", "opt_out_header"),
+        ("/noai-us", "opt_out_header"),
+        ("/noai-other", None),
+        ("/tdm", "opt_out_tdm"),
+    ],
+)
+def test_each_failure_has_its_name(web: Client, path: str, fault: str | None) -> None:
+    row = web.row(path)
+    assert row["fault"] == fault
+    assert (row["image"] is None) == (fault is not None)
+
+
+def test_a_body_longer_than_announced_is_no_picture(web: Client) -> None:
+    assert web.row("/understated")["fault"] in ("bad_image", "bad_http")  # by what the client has read when it notices
+
+
+def test_literal_addresses_are_refused_unless_named(web: Client) -> None:
+    url = f"http://{web.address}/cat.jpg"
+    assert web.rows(url)[0]["fault"] == "address_refused"
+    assert web.rows(url, connect_to={"127.0.0.1": web.address})[0]["fault"] is None
+
+
+@pytest.mark.parametrize("path", ["/heals", "/later"])
+def test_what_may_heal_is_asked_again(web: Client, path: str) -> None:
+    assert web.row(path, attempts=2)["fault"] is None
+
+
+def test_what_does_not_heal_is_asked_once(web: Client) -> None:
+    web.row("/404", attempts=3)
+    web.row("/much-later", attempts=3)
+    assert web.web.asked["a.test/404"] == web.web.asked["a.test/much-later"] == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "fault", "evidence"),
+    [
+        ("http://closed.test/cat.jpg", "robots_disallowed", "robots.txt: /cat.jpg"),
+        ("http://closed.test/open/cat", None, None),
+        ("http://named.test/cat.jpg", "robots_disallowed", "robots.txt: /cat.jpg"),
+        ("http://broken.test/cat.jpg", "robots_disallowed", "robots.txt unreachable"),
+        ("http://moved.test/cat.jpg", "robots_disallowed", "robots.txt: /cat.jpg"),
+        ("http://marked.test/cat.jpg", "robots_disallowed", "robots.txt: /cat.jpg"),
+        ("http://reserved.test/cat.jpg", None, None),
+        ("http://reserved.test/private/cat", "opt_out_tdm", "tdmrep.json: /private/"),
+    ],
+)
+def test_refusals_are_respected_with_their_evidence(web: Client, url: str, fault: str, evidence: str) -> None:
+    (row,) = web.rows(url)
+    assert (row["fault"], row["consent"]) == (fault, evidence)
+
+
+def test_each_refusal_can_be_switched_off(web: Client) -> None:
+    rows = web.rows(
+        "http://closed.test/cat.jpg",
+        "http://a.test/noai",
+        "http://a.test/tdm",
+        respect_robots=False,
+        respect_headers=False,
+        respect_tdm=False,
+    )
+    assert [row["fault"] for row in rows] == [None] * 3
+
+
+def test_robots_is_asked_once_a_host(web: Client) -> None:
+    web.rows(*(f"http://a.test/404?{n}" for n in range(30)), "http://c.test/404")
+    assert web.web.asked["a.test/robots.txt"] == web.web.asked["c.test/robots.txt"] == 1
+
+
+def test_order_and_length_are_kept(web: Client) -> None:
+    paths = ["/cat.jpg", "/404", "/png", "/slow-body", "/html.jpg"]
+    batches = [[f"http://h{n}.test{path}" for path in paths[n % 5 :] + paths[: n % 3]] for n in range(9)]
+    tables = web.tables([*batches, []])
+    faults = {"/cat.jpg": None, "/404": "http_404", "/png": None, "/slow-body": "timeout", "/html.jpg": "not_an_image"}
+    for urls, table in zip([*batches, []], tables, strict=True):
+        assert [row["fault"] for row in table.to_pylist()] == [faults["/" + url.split("/")[3]] for url in urls]
+
+
+def test_connections_are_bounded(web: Client) -> None:
+    web.web.delay_s = 0.02
+    web.rows(*(f"http://h{n}.test/404" for n in range(40)), connections=4, timeout_s=5.0)
+    assert web.web.most <= 4 + 1  # the server may learn late of a close
+
+
+def refused_port() -> str:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{sock.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("respect_robots", [True, False])
+def test_an_outage_is_not_a_verdict(web: Client, respect_robots: bool) -> None:
+    urls = [f"http://h{n % 5}.test/{n}" for n in range(25)]
+    with pytest.raises(OutageError, match=r"25 URLs of 5 hosts .*25 connection_failed"):
+        web.rows(*urls, connect_to={"*.test": refused_port()}, respect_robots=respect_robots)
+
+
+def test_a_long_outage_is_seen_before_the_end(web: Client) -> None:
+    asked = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for n in range(100):
+            asked.append(n)
+            yield pa.RecordBatch.from_pydict({"url": [f"http://h{n}-{i}.test/" for i in range(20)]}, schema("url"))
+
+    stage = Download(connect_to={"*.test": refused_port()}, attempts=1)
+    with pytest.raises(OutageError):
+        list(stage(batches(), Counter()))
+    assert len(asked) < 20
+
+
+def test_dead_hosts_among_living_ones_are_no_outage(web: Client) -> None:
+    dead = {f"dead{n}.test": refused_port() for n in range(8)}
+    urls = [f"http://dead{n % 8}.test/{n}" for n in range(60)] + ["http://a.test/cat.jpg"] * 5
+    rows = web.rows(*urls[60:], *urls[:60], connect_to={**dead, "a.test": web.address})
+    assert {row["fault"] for row in rows[:5]} == {None}
+    assert {row["fault"] for row in rows[5:]} <= {"connection_failed", "host_suspended"}
+
+
+def test_a_host_that_always_fails_is_left_alone(web: Client) -> None:
+    rows = web.rows(
+        "http://a.test/cat.jpg",
+        *(f"http://dead.test/{n}" for n in range(40)),
+        connect_to={"dead.test": refused_port(), "a.test": web.address},
+        per_host=1,
+        respect_robots=False,
+    )
+    faults = Counter(row["fault"] for row in rows)
+    assert faults == {None: 1, "connection_failed": 10, "host_suspended": 30}
+
+
+def test_stopping_early_leaves_nothing_running(web: Client) -> None:
+    before = threading.active_count()
+    stage = Download(connect_to={"*.test": web.address})
+    batch = pa.RecordBatch.from_pydict({"url": ["http://a.test/slow-body"] * 3}, schema("url"))
+    rows = stage(iter([batch] * 20), Counter())
+    next(rows)
+    rows.close()
+    assert threading.active_count() == before
