@@ -8,7 +8,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -18,12 +19,22 @@ from rich.console import Console
 
 from curation.demo.airflow_client import AirflowClient
 from curation.demo.airflow_server import ADMIN, AirflowServer, free_port
+from curation.demo_crawl.build import build_demo_crawl
+from curation.demo.verdicts_check import compare
 from curation.demo.watch import DAG, Watch, follow
 from curation.errors import ConfigError, CurationError
+from curation.evalsets import index_folder
+from curation.pipeline import saved_recipe
+from curation.recipe import Recipe
+from curation.reports.funnel import funnel, render
+from curation.runner import read_outcomes
+from curation.store import Store
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EVALSET = "demo-eval"
 DUMP = "demo"
+CRAWL = "demo-crawl"
+Say = Callable[[str], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,9 +63,14 @@ def _demo(options: argparse.Namespace, console: Console) -> int:
         settings["HF_HUB_OFFLINE"] = "1"
     with AirflowServer(folder / "airflow", CHECKOUT, settings, say) as server:
         say("starting Airflow")
-        server.start()
-        # Airflow needs a while to come up: the crawl is built meanwhile
-        conf = _real_run(options) if options.source else _demo_run(options, folder, store, server, say)
+        # Airflow's database is made by another process: the crawl is built meanwhile
+        with ThreadPoolExecutor(1) as aside:
+            starting = aside.submit(server.start)
+            if not options.source:
+                say("building the demo crawl")
+                build_demo_crawl(folder / CRAWL)
+            starting.result()
+        conf = _real_run(options) if options.source else _demo_run(options, folder, store, server)
         client = AirflowClient(server.url, ADMIN, server.password)
         client.wait_until_healthy(DAG, server.check)
         _set_pools(client)
@@ -76,17 +92,11 @@ def _demo(options: argparse.Namespace, console: Console) -> int:
         return 0 if good else 1
 
 
-def _demo_run(options: argparse.Namespace, folder: Path, store: str, server: AirflowServer, say: Any) -> dict[str, Any]:
-    """Build the demo crawl, start its web server and name both in the run's parameters."""
-    from curation.demo.build import build_demo_crawl
-    from curation.evalsets import index_folder
-    from curation.store import Store
-
-    crawl = folder / "demo-crawl"
-    say("building the demo crawl")
-    build_demo_crawl(crawl)
+def _demo_run(options: argparse.Namespace, folder: Path, store: str, server: AirflowServer) -> dict[str, Any]:
+    """Serve the demo's web site and name crawl, server and lists in the run's parameters."""
+    crawl = folder / CRAWL
     port = free_port()
-    server.spawn("demo-web", [sys.executable, "-m", "curation.demo.server", str(crawl), "--port", str(port)])
+    server.spawn("demo-web", [sys.executable, "-m", "curation.demo_crawl.server", str(crawl), "--port", str(port)])
     index_folder(Store(store), EVALSET, crawl / "evalset")
     return {
         "dump": DUMP,
@@ -117,10 +127,6 @@ def _report(
     watch: Watch, client: AirflowClient, store: str, options: argparse.Namespace, folder: Path, console: Console
 ) -> bool:
     """Print what came of the run; returns whether it is as it should be."""
-    from curation.pipeline import saved_recipe
-    from curation.reports.funnel import funnel, render
-    from curation.store import Store
-
     for cell in watch.failed():
         console.print(f"failed: {cell.label}: {cell.error}", style="red", markup=False, highlight=False)
     if watch.state != "success":
@@ -132,7 +138,20 @@ def _report(
     recipe = saved_recipe(root, block["recipe"])
     console.print(render(funnel(root, recipe, block["dump"], shards)))
     console.print(f"dataset version: {root.root}/{str(manifest).rpartition('/')[0]}", highlight=False)
-    return True
+    # a run on part of the crawl, or by another recipe, has another truth
+    if options.source or options.shards or options.recipe:
+        return True
+    found = compare(folder / CRAWL / "truth.jsonl", _outcomes(root, recipe, block["dump"], shards))
+    console.print(f"\nheld against the truth, which the pipeline never reads:\n{found.render()}", highlight=False)
+    return found.good
+
+
+def _outcomes(store: Store, recipe: Recipe, dump: str, shards: Sequence[int]) -> Iterator[tuple[str, str, str, str]]:
+    """What became of every sample: url, text, page, and `kept` or the reason why not."""
+    for shard in shards:
+        for batch in read_outcomes(store, recipe, dump, shard, ["url", "text", "page_url"]):
+            for row in batch.to_pylist():
+                yield row["url"], row["text"], row["page_url"], row["reason"] or "kept"
 
 
 def _set_pools(client: AirflowClient) -> None:
@@ -160,7 +179,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _sayer(console: Console, started: float) -> Any:
+def _sayer(console: Console, started: float) -> Say:
     def say(line: str) -> None:
         console.print(f"{time.monotonic() - started:6.0f} s  {line}", markup=False, highlight=False)
 
