@@ -197,12 +197,12 @@ def demo_crawl(
 
     curation demo-crawl var/my-crawl
     """
-    from curation.demo.build import build_demo_crawl
+    from curation.demo_crawl.build import build_demo_crawl
 
     with err.status("building the site and crawling it"):
         build_demo_crawl(folder, shards=shards)
     out.print(f"crawl: {folder}/crawl; what should become of each pair: {folder}/truth.jsonl", highlight=False)
-    out.print(f"serve it: python -m curation.demo.server {folder} --port 8099", highlight=False)
+    out.print(f"serve it: python -m curation.demo_crawl.server {folder} --port 8099", highlight=False)
 
 
 @app.command("index-evalset")
