@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from curation.images.phash import phash
@@ -18,6 +19,14 @@ PICTURE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _SRGB = ImageCms.createProfile("sRGB")
 _PHASH_SIDE = 256  # px; every copy of a picture is hashed at about the same scale
+_KNOWN = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_SUBSAMPLING = "420"  # as Pillow's default; 444 makes files a fifth larger
+
+# Our own limit is checked from the header. Both are global to the process, and set here once since
+# warnings.catch_warnings around each picture is not safe among threads.
+Image.MAX_IMAGE_PIXELS = None
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class Undecodable(Exception):
@@ -55,10 +64,12 @@ def decode_picture(
     raises  Undecodable with not_an_image (no format of ours), bad_image (the decoder failed, or the file is cut off)
             or image_too_large (the header says so; nothing is decoded then)
     """
-    pixels, original_format = _pixels(data, max_pixels)
-    height, width = pixels.shape[:2]
-    hashed, spread = phash(_shrunk(pixels, _PHASH_SIDE))
-    kept = pixels if resize == "none" else _shrunk(pixels, side_px)
+    opened = _opened(data, max_pixels)
+    width, height = _upright_size(opened)
+    original_format = str(opened.format).lower()
+    pixels = _pixels(opened, data, max(side_px, _PHASH_SIDE) if resize != "none" else None)
+    hashed, spread = phash(_shrunk(pixels, _PHASH_SIDE, (width, height)))
+    kept = pixels if resize == "none" else _shrunk(pixels, side_px, (width, height))
     if resize == "center_crop":
         side = min(kept.shape[:2])
         top, left = (kept.shape[0] - side) // 2, (kept.shape[1] - side) // 2
@@ -78,39 +89,73 @@ def decode_picture(
 def measure_picture(data: bytes, name: str) -> tuple[str, float]:
     """pHash and spread of a picture as the download stage measures them. Raises Undecodable."""
     try:
-        pixels, _ = _pixels(data, 10**9)
+        opened = _opened(data, 10**9)
+        pixels = _pixels(opened, data, _PHASH_SIDE)
     except Undecodable as err:
         raise Undecodable(err.fault, f"{name}: {err}") from err
-    return phash(_shrunk(pixels, _PHASH_SIDE))
+    return phash(_shrunk(pixels, _PHASH_SIDE, _upright_size(opened)))
 
 
-def _pixels(data: bytes, max_pixels: int) -> tuple[np.ndarray, str]:
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
+    """The picture with its header read and nothing decoded."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except Image.DecompressionBombError as err:
-        raise Undecodable(Fault.IMAGE_TOO_LARGE, str(err)) from err
-    except Exception as err:
-        known = (
-            data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or data[8:12] == b"WEBP"
-        )
+        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Exception as err:  # Pillow's header readers raise anything on hostile bytes
+        known = data.startswith(_KNOWN) or data[8:12] == b"WEBP" or data[4:12] in (b"ftypavif", b"ftypavis")
         raise Undecodable(Fault.BAD_IMAGE if known else Fault.NOT_AN_IMAGE, str(err)) from err
-    original_format = str(picture.format).lower()
     if picture.width * picture.height > max_pixels:
         raise Undecodable(Fault.IMAGE_TOO_LARGE, f"{picture.width}x{picture.height} px")
+    return picture
+
+
+def _upright_size(picture: Image.Image) -> tuple[int, int]:
+    turned = _orientation(picture) in (5, 6, 7, 8)
+    return (picture.height, picture.width) if turned else (picture.width, picture.height)
+
+
+def _orientation(picture: Image.Image) -> int:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            picture.load()
-            return np.asarray(_upright_rgb(picture)), original_format
+        return int(picture.getexif().get(0x0112, 1))
+    except Exception:  # broken EXIF says nothing about the pixels
+        return 1
+
+
+def _pixels(picture: Image.Image, data: bytes, side_px: int | None) -> np.ndarray:
+    """Upright sRGB pixels, at least side_px on the shorter side or the full size; None asks for the full size."""
+    try:
+        scaled = _scaled_jpeg(picture, data, side_px)
+        if scaled is not None:
+            return np.asarray(_upright_rgb(scaled))
+        picture.load()
+        return np.asarray(_upright_rgb(picture))
     except Exception as err:  # a decoder may raise anything on hostile bytes; the sample pays, not the shard
         raise Undecodable(Fault.BAD_IMAGE, f"{type(err).__name__}: {err}") from err
 
 
+def _scaled_jpeg(picture: Image.Image, data: bytes, side_px: int | None) -> Image.Image | None:
+    """A JPEG decoded at 1/8..8/8 of its size in the DCT domain, with what _upright_rgb needs; None for other files.
+
+    Files that libjpeg would only read with a warning are left to Pillow, which tells an odd file from a cut one.
+    """
+    if picture.format != "JPEG" or picture.mode not in ("RGB", "L"):
+        return None
+    try:
+        pixels = simplejpeg.decode_jpeg(data, min_height=side_px or 0, min_width=side_px or 0, min_factor=1)
+    except ValueError:
+        return None
+    scaled = Image.fromarray(pixels)
+    profile = picture.info.get("icc_profile")
+    if profile and picture.mode == "RGB":
+        scaled.info["icc_profile"] = profile
+    exif = Image.Exif()
+    exif[0x0112] = _orientation(picture)
+    scaled.info["exif"] = exif.tobytes()
+    return scaled
+
+
 def _upright_rgb(picture: Image.Image) -> Image.Image:
     profile = picture.info.get("icc_profile")
-    picture = ImageOps.exif_transpose(picture)
+    picture = ImageOps.exif_transpose(picture) if _orientation(picture) != 1 else picture
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         flat = Image.new("RGBA", picture.size, "white")
@@ -121,8 +166,9 @@ def _upright_rgb(picture: Image.Image) -> Image.Image:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             converted = ImageCms.profileToProfile(picture, source, _SRGB, outputMode="RGB")
             if converted is not None:
-                return converted
-        except ImageCms.PyCMSError:
+                upright: Image.Image = converted
+                return upright
+        except (ImageCms.PyCMSError, OSError):
             pass  # a broken profile: the plain conversion is closer than no picture
     if picture.mode in ("I;16", "I;16B", "I", "F"):
         values = np.asarray(picture, np.float64)
@@ -131,19 +177,24 @@ def _upright_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _shrunk(pixels: np.ndarray, side_px: int) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    scale = side_px / min(height, width)
+def _shrunk(pixels: np.ndarray, side_px: int, original: tuple[int, int]) -> np.ndarray:
+    """Pixels with the shorter side at most side_px, in the proportions of the original (width, height)."""
+    scale = side_px / min(original)
     if scale >= 1:
         return pixels
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    size = max(1, round(original[0] * scale)), max(1, round(original[1] * scale))
+    if size == (pixels.shape[1], pixels.shape[0]):
+        return pixels
+    shrunk: np.ndarray = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return shrunk
 
 
 def _encoded(pixels: np.ndarray, image_format: str, quality: int) -> bytes:
+    if image_format == "jpeg":
+        encoded: bytes = simplejpeg.encode_jpeg(
+            np.ascontiguousarray(pixels), quality=quality, colorsubsampling=_SUBSAMPLING, fastdct=False
+        )
+        return encoded
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, image_format.upper(), quality=quality)
     return out.getvalue()
-
-
-ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -31,7 +31,7 @@ class Download(Stage):
     """Fetch, decode once, resize, re-encode, hash. Consent is respected by default and a refusal keeps its evidence."""
 
     name: ClassVar[str] = "download"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 2: JPEGs are scaled in the DCT domain
     resource: ClassVar[Resource] = "io"
     consumes: ClassVar[pa.Schema] = schema("url")
 

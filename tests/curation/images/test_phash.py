@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import imagehash
+import numpy as np
+import pytest
+import skimage.data
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from curation.images.phash import PHASH, phash
+
+# the pictures that come with scikit-image
+PICTURES = sorted(path for path in Path(skimage.data.__path__[0]).iterdir() if path.suffix in (".png", ".jpg", ".gif"))
+SHAPES = st.tuples(st.integers(1, 70), st.integers(1, 70), st.just(3)) | st.tuples(
+    st.integers(1, 70), st.integers(1, 70)
+)
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
+def test_equal_to_imagehash_on_pictures(path: Path) -> None:
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    assert phash(pixels)[0] == str(imagehash.phash(Image.fromarray(pixels)))
+
+
+@given(hnp.arrays(np.uint8, SHAPES))
+@example(np.zeros((5, 5, 3), np.uint8))
+@example(np.full((64, 64), 255, np.uint8))
+def test_equal_to_imagehash_on_any_pixels(pixels: np.ndarray) -> None:
+    assert phash(pixels)[0] == str(imagehash.phash(Image.fromarray(pixels)))
+
+
+def test_spread_is_zero_for_flat_pictures_and_large_for_contrast() -> None:
+    assert phash(np.full((50, 50, 3), 77, np.uint8))[1] == 0
+    halves = np.zeros((64, 64), np.uint8)
+    halves[:, 32:] = 255
+    assert phash(halves)[1] == pytest.approx(127.5, abs=2)
+
+
+def test_the_receipt_names_the_version_that_was_compared() -> None:
+    assert "imagehash.phash-8x8/" + ".".join(imagehash.__version__.split(".")[:2]) == PHASH
