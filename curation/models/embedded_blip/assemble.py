@@ -42,6 +42,7 @@ def assembled(model: Model) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
+        building.chmod(0o755)  # mkdtemp's 0700 would hide it from other users of the cache
         write_model(model, building)
         building.rename(folder)
     except OSError:

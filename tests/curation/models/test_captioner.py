@@ -41,8 +41,9 @@ def save_tiny_blip(folder: Path, seed: int) -> Path:
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
     torch.manual_seed(seed)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "dog", "runs", "red", "ball", "snow"]
-    text = {"vocab_size": len(words), "bos_token_id": 5, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "runs", "red", "ball", "snow"]
+    # as in Salesforce's repositories, the start token is known to the model and not to the tokenizer
+    text = {"vocab_size": len(words) + 1, "bos_token_id": len(words), "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
     size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = {"image_size": 32, "patch_size": 16, "initializer_range": 0.5}
     config = BlipConfig(text_config=text | size | {"initializer_range": 0.5}, vision_config=vision | size)
@@ -118,7 +119,9 @@ def test_arrays_that_are_no_pictures_are_refused(captioner: Captioner, array: np
 def test_blip_loads_through_the_same_door(tmp_path: Path) -> None:
     captioner = load_captioner(str(save_tiny_blip(tmp_path / "blip", seed=0)))
     images = [data.astronaut(), data.coffee()]
-    assert all(captioner.caption(images, num_beams=3, repetition_penalty=1.1))
+    captions = captioner.caption(images, num_beams=3, repetition_penalty=1.1)
+    assert all(set(caption.split()) <= {"a", "dog", "runs", "red", "ball", "snow"} for caption in captions), captions
+    assert any(captioner.caption(images, top_p=1.0, min_length=8))
     assert captioner.caption(images, top_p=0.9, seed=1)[1] == captioner.caption(images[1:], top_p=0.9, seed=1)[0]
 
 
