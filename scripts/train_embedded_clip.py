@@ -42,7 +42,7 @@ POOLERS = {"en": CurationMinilmPooler, "multi": CurationE5Pooler}
 class Recipe:
     """How a pair of heads is trained; chosen on the validation pictures (docs/models.md)."""
 
-    epochs: int = 30
+    epochs: int = 60
     batch: int = 1000  # pictures: the other 999 captions are the wrong ones
     rate: float = 1e-3
     weight_decay: float = 0.05

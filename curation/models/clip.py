@@ -12,6 +12,7 @@ import numpy as np
 from curation.errors import ConfigError
 
 if TYPE_CHECKING:
+    import open_clip
     import torch
 
 BATCH = 64  # pictures or captions a forward pass; bounds memory, changes no result
@@ -32,7 +33,7 @@ class Clip:
     identity: str
     dim: int
     image_size: int
-    model: "torch.nn.Module"
+    model: "open_clip.CLIP"
     device: "torch.device"
     dtype: "torch.dtype"
     _transform: Callable[..., "torch.Tensor"]
@@ -178,7 +179,7 @@ def _resolve(name: str, pretrained: str | None) -> tuple[str, str]:
     return name, f"{name}/{pretrained}"
 
 
-def _trimmable_padding(model: "torch.nn.Module") -> int | None:
+def _trimmable_padding(model: "open_clip.CLIP") -> int | None:
     """Id of the padding token where the text tower masks it, so that shorter rows give the same vectors."""
     from open_clip.hf_model import HFTextEncoder
 

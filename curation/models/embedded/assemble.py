@@ -129,6 +129,7 @@ def assembled(model: EmbeddedModel) -> Path:
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         write_model(model, building, final=folder)
+        building.chmod(0o755)  # mkdtemp keeps it to this user; workers may share the cache
         building.rename(folder)
     except OSError:
         if not folder.is_dir():  # a rename onto a full folder fails: then another process was first

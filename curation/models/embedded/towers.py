@@ -4,6 +4,7 @@ Backbones are frozen; what was trained are the two heads. A head is an ensemble:
 own unit vector, and the concatenation (scaled to norm 1) makes a cosine the mean of the members' cosines.
 """
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import timm
@@ -37,7 +38,8 @@ class HeadEnsemble(nn.Module):
         members, hidden, _ = self.shape
         h = F.gelu(self.into(x)).view(len(x), members, hidden)
         vectors = F.normalize(torch.einsum("nmh,mhd->nmd", h, self.out), dim=-1)
-        return vectors.flatten(1) / members**0.5
+        beside: Tensor = vectors.flatten(1) / members**0.5
+        return beside
 
 
 class LiteTowers(nn.Module):
@@ -56,19 +58,23 @@ class LiteTowers(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """What the head reads: float (n, 3 * 1280) from normalised pixels (n, 3, h, w)."""
-        return torch.cat([tower.forward_features(pixels).mean((2, 3)) for tower in self.towers], dim=1)
+        towers: Iterable[timm.models.EfficientNet] = self.towers
+        return torch.cat([tower.forward_features(pixels).mean((2, 3)) for tower in towers], dim=1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed; rows have norm 1."""
-        return self.head(self.features(pixels))
+        vectors: Tensor = self.head(self.features(pixels))
+        return vectors
 
 
-@register_model
 def curation_lite_towers(pretrained: bool = False, num_classes: int = DIM, **_: object) -> LiteTowers:
     """Build the image tower under the name that open_clip's configuration carries; weights come with the checkpoint."""
     if pretrained:
         raise ValueError("curation_lite_towers has no weights of its own: load it through curation.models.clip")
     return LiteTowers(num_classes)
+
+
+register_model(curation_lite_towers)
 
 
 class _LayersPooler(nn.Module):
@@ -90,7 +96,8 @@ class _LayersPooler(nn.Module):
 
     def forward(self, output: BaseModelOutput, mask: Tensor) -> Tensor:
         """Embed; rows have norm 1."""
-        return self.head(self.features(output, mask))
+        vectors: Tensor = self.head(self.features(output, mask))
+        return vectors
 
 
 @register_pooler
