@@ -9,17 +9,17 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from curation import __version__
 from curation.images.decode import Resize, Undecodable, decode_picture
 from curation.images.phash import PHASH
 from curation.schema import COLUMNS, schema
 from curation.stages.base import Resource, Stage, Tally, runtime
-from curation.web.client import Fetcher, Limits, Response
+from curation.web.client import FIRST_SHARE, Fetcher, Limits, Response
 
 _COLUMNS = tuple(name for name, column in COLUMNS.items() if column.producer == "download")
 _AHEAD_BATCHES = 4  # so that one slow URL does not hold up thousands: bounded, since finished pictures wait in memory
@@ -59,6 +59,13 @@ class Download(Stage):
     connections: int = runtime(128, ge=1, le=4096, description="requests in flight")
     per_host: int = runtime(8, ge=1, description="requests in flight to one host")
     min_delay_s: float = runtime(0.0, ge=0, description="between two requests to one host")
+    memory_bytes: int = runtime(
+        256 << 20,
+        ge=1 << 20,
+        description="room for bodies that are read or wait for a decoder; new requests wait for it",
+    )
+    deadline_s: float | None = runtime(None, gt=0, description="URLs that had no turn by then get the fault deadline")
+    proxy: str | None = runtime(None, description="http proxy; it resolves the names, so it must guard addresses too")
     connect_to: dict[str, str] = runtime(
         {}, description='host glob -> address:port to connect to instead, {"*.test": "127.0.0.1:8099"}; not guarded'
     )
@@ -71,6 +78,16 @@ class Download(Stage):
             if not address or not port.isdigit():
                 raise ValueError(f"{target!r}: give address:port, such as 127.0.0.1:8099")
         return targets
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        least = self.connections * FIRST_SHARE + self.max_bytes
+        if self.memory_bytes < least:
+            raise ValueError(
+                f"memory_bytes: {self.memory_bytes} holds no body of max_bytes beside {self.connections} connections: "
+                f"give at least {least}, or lower connections or max_bytes"
+            )
+        return self
 
     @property
     def produces(self) -> pa.Schema:
@@ -119,8 +136,11 @@ class Download(Stage):
             "consent": response.consent,
             "fetch_ms": response.fetch_ms,
         }
-        if response.fault is None:
-            row |= await asyncio.get_running_loop().run_in_executor(decoders, self._decoded, response)
+        if response.share is not None:
+            try:
+                row |= await asyncio.get_running_loop().run_in_executor(decoders, self._decoded, response)
+            finally:
+                response.share.release()
         return row
 
     def _decoded(self, response: Response) -> Row:

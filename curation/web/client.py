@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 import zlib
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
@@ -19,9 +21,11 @@ from curation.verdicts import Fault
 from curation.web.consent import ROBOTS_BYTES, Robots, header_refusal, tdm_refusal
 from curation.web.guard import AddressRefused, GuardedResolver
 from curation.web.outage import CONNECTION_FAULTS, Ledger
+from curation.web.room import Room, Share
 
 _HEALS = frozenset([Fault.CONNECTION_FAILED, Fault.TIMEOUT, Fault.TRUNCATED_BODY, Fault.HTTP_5XX, Fault.HTTP_429])
 _HOST_FAILURES = 10  # in a row at connection level, then the host is left alone for the rest of the task
+FIRST_SHARE = 256 << 10  # bytes of memory that a request takes before its body's length is known
 _SMALL_BYTES = 1 << 20  # tdmrep.json
 _REDIRECTS = (301, 302, 303, 307, 308)
 _RETRY_AFTER_S = 20.0  # a host that asks for more gets its pictures fetched by another run
@@ -43,10 +47,13 @@ class Limits(NamedTuple):
     respect_headers: bool
     respect_tdm: bool
     connect_to: dict[str, str]
+    memory_bytes: int
+    deadline_s: float | None
+    proxy: str | None
 
 
 class Response(NamedTuple):
-    """What came of one URL: a body, or the fault."""
+    """What came of one URL: a body, or the fault. `share` is the room that the body takes until it is released."""
 
     fault: Fault | None = None
     body: bytes = b""
@@ -55,6 +62,7 @@ class Response(NamedTuple):
     etag: str | None = None
     consent: str | None = None
     fetch_ms: int | None = None
+    share: Share | None = None
 
 
 class _Refused(Exception):
@@ -80,9 +88,11 @@ class Fetcher:
         self._slots = asyncio.Semaphore(limits.connections)
         self._hosts: dict[str, _Host] = defaultdict(lambda: _Host(limits.per_host))
         self._ledger = Ledger()
+        self._room = Room(limits.memory_bytes)
+        self._ends = time.monotonic() + limits.deadline_s if limits.deadline_s is not None else math.inf
 
     async def __aenter__(self) -> Fetcher:
-        self._resolver = GuardedResolver(self._limits.connect_to)
+        self._resolver = GuardedResolver(self._limits.connect_to, URL(self._limits.proxy or "").host)
         connector = aiohttp.TCPConnector(resolver=self._resolver, limit=0, ttl_dns_cache=600, use_dns_cache=True)
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -92,7 +102,7 @@ class Fetcher:
                 "Accept": "image/*,*/*;q=0.5",
                 "Accept-Encoding": "identity",
             },
-            timeout=aiohttp.ClientTimeout(total=self._limits.timeout_s),
+            timeout=aiohttp.ClientTimeout(),  # ours stands still while a body waits for room, see _answer
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )
@@ -106,6 +116,7 @@ class Fetcher:
         started = time.monotonic()
         place = self._ledger.open()
         response = Response(Fault.BAD_HTTP)
+        host = url.split("/")[2] if url.count("/") >= 2 else url
         try:
             for attempt in range(1, self._limits.attempts + 1):
                 try:
@@ -116,8 +127,10 @@ class Fetcher:
                     if err.fault not in _HEALS or attempt == self._limits.attempts or err.wait_s > _RETRY_AFTER_S:
                         break
                     await asyncio.sleep(max(err.wait_s, random.uniform(0.2, 0.6) * 2**attempt))
+        except ValueError:
+            pass  # a URL, the row's or one that it redirects to, that is none
         finally:
-            self._ledger.close(place, urlsplit(url).netloc, response.fault)
+            self._ledger.close(place, host, response.fault)
         self._ledger.check()
         return response._replace(fetch_ms=int((time.monotonic() - started) * 1000))
 
@@ -141,19 +154,36 @@ class Fetcher:
 
     async def _once(self, url: str, host: _Host) -> tuple[Response, str | None]:
         """One picture request: the response with its body, or where it redirects to."""
-        async with self._answer(url, host) as answer:
+        share = await self._room.take(FIRST_SHARE)
+        try:
+            response, location = await self._picture(url, host, share)
+        except BaseException:
+            share.release()
+            raise
+        if location is not None:
+            share.release()
+        return response, location
+
+    async def _picture(self, url: str, host: _Host, share: Share) -> tuple[Response, str | None]:
+        async with self._answer(url, host) as (answer, clock):
             status = answer.status
             if status in _REDIRECTS and "Location" in answer.headers:
                 return Response(status=status), answer.headers["Location"]
             if status >= 300 or status == 204:
                 raise _Refused(_status_fault(status), status, wait_s=_retry_after(answer.headers.get("Retry-After")))
             await self._check_headers(url, host, answer)
-            body = await self._body(answer, self._limits.max_bytes)
-            return Response(body=body, status=status, etag=answer.headers.get("ETag")), None
+            announced = answer.content_length or 0
+            if announced <= self._limits.max_bytes:
+                left = (clock.when() or 0) - self._now()
+                clock.reschedule(None)
+                await share.grow(announced)
+                clock.reschedule(self._now() + left)
+            body = await self._body(answer, self._limits.max_bytes, share)
+            return Response(body=body, status=status, etag=answer.headers.get("ETag"), share=share), None
 
     @contextlib.asynccontextmanager
-    async def _answer(self, url: str, host: _Host) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response to a GET, head read; every failure, also while its body is read, as _Refused."""
+    async def _answer(self, url: str, host: _Host) -> AsyncIterator[tuple[aiohttp.ClientResponse, asyncio.Timeout]]:
+        """The response to a GET, head read, and its clock; every failure, also while its body is read, as _Refused."""
         status = None
         try:
             target = URL(url, encoded=True)
@@ -161,10 +191,13 @@ class Fetcher:
             instead = self._resolver.literal_target(target.host or "")
             if instead is not None:
                 target = target.with_host(instead[0]).with_port(instead[1])
-            async with self._session.get(target, headers=headers, allow_redirects=False) as answer:
+            async with (
+                asyncio.timeout(self._limits.timeout_s) as clock,
+                self._session.get(target, headers=headers, allow_redirects=False, proxy=self._limits.proxy) as answer,
+            ):
                 host.failures = 0
                 status = answer.status
-                yield answer
+                yield answer, clock
         except AddressRefused as err:
             raise _Refused(Fault.ADDRESS_REFUSED, status) from err
         except aiohttp.ClientConnectorDNSError as err:
@@ -185,7 +218,7 @@ class Fetcher:
             host.failures += 1
             raise _Refused(Fault.CONNECTION_FAILED) from err
 
-    async def _body(self, answer: aiohttp.ClientResponse, limit: int) -> bytes:
+    async def _body(self, answer: aiohttp.ClientResponse, limit: int, share: Share | None = None) -> bytes:
         if (answer.content_length or 0) > limit:
             raise _Refused(Fault.TOO_LARGE, answer.status)
         body = bytearray()
@@ -193,7 +226,12 @@ class Fetcher:
             body += chunk
             if len(body) > limit:
                 raise _Refused(Fault.TOO_LARGE, answer.status)
-        return _inflated(bytes(body), answer.headers.get("Content-Encoding", ""), limit, answer.status)
+            if share is not None:
+                share.exceed(len(body))
+        plain = _inflated(bytes(body), answer.headers.get("Content-Encoding", ""), limit, answer.status)
+        if share is not None:
+            share.exceed(len(plain))
+        return plain
 
     async def _check_robots(self, url: str, host: _Host) -> None:
         if not self._limits.respect_robots:
@@ -232,7 +270,7 @@ class Fetcher:
         current = urljoin(url, "/robots.txt")
         for _ in range(6):  # RFC 9309, 2.3.1.2: at least five redirects
             try:
-                async with self._slots, self._answer(current, _Host(1)) as answer:
+                async with self._slots, self._answer(current, _Host(1)) as (answer, _):
                     if answer.status not in _REDIRECTS or "Location" not in answer.headers:
                         body = b"" if answer.status != 200 else await self._head(answer, ROBOTS_BYTES)
                         return Robots(answer.status, body, self._token)
@@ -256,7 +294,7 @@ class Fetcher:
 
     async def _tdmrep(self, url: str) -> bytes:
         try:
-            async with self._answer(urljoin(url, "/.well-known/tdmrep.json"), _Host(1)) as answer:
+            async with self._answer(urljoin(url, "/.well-known/tdmrep.json"), _Host(1)) as (answer, _):
                 return await self._body(answer, _SMALL_BYTES) if answer.status == 200 else b""
         except _Refused:
             return b""
@@ -275,7 +313,13 @@ class Fetcher:
                 if wait > 0:
                     await asyncio.sleep(wait)
             async with self._slots:
+                if time.monotonic() > self._ends:
+                    raise _Refused(Fault.DEADLINE)
                 yield
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
 
 def _inflated(body: bytes, encoding: str, limit: int, status: int) -> bytes:
@@ -306,4 +350,12 @@ def _status_fault(status: int) -> Fault:
 
 
 def _retry_after(value: str | None) -> float:
-    return float(value) if value and value.isdigit() else 0.0
+    """Seconds to wait, from either form of the header (RFC 9110, 10.2.3); 0 for none and for nonsense."""
+    if not value:
+        return 0.0
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0

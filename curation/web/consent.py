@@ -57,7 +57,7 @@ def tdm_refusal(headers: dict[str, str], wellknown: bytes, url: str) -> str | No
         return None
     try:
         rules = json.loads(wellknown)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     path = urlsplit(url).path or "/"
     for rule in rules if isinstance(rules, list) else []:

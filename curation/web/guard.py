@@ -11,6 +11,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Python's is_global has these as public: IPv4-compatible addresses, local-use NAT64, site-local; all three lead inside
+_INSIDE = [ipaddress.ip_network(network) for network in ("::/96", "64:ff9b:1::/48", "fec0::/10")]
 
 
 class AddressRefused(Exception):
@@ -26,16 +28,18 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _INSIDE)
 
 
 class GuardedResolver(AbstractResolver):
     """Resolves once, checks every address, and hands the connector what was checked.
 
     connect_to  host glob -> address:port to connect to instead; lifts the guard for those hosts and no others
+    proxy       host of the operator's proxy, which may have a private address
     """
 
-    def __init__(self, connect_to: Mapping[str, str]) -> None:
+    def __init__(self, connect_to: Mapping[str, str], proxy: str | None = None) -> None:
+        self._proxy = proxy
         self._connect_to = dict(connect_to)
         self._resolver = ThreadedResolver()
 
@@ -48,7 +52,7 @@ class GuardedResolver(AbstractResolver):
             address, _, target_port = target.rpartition(":")
             return [_result(host, address.strip("[]"), int(target_port))]
         found = await self._resolver.resolve(host, port, family)
-        refused = [entry["host"] for entry in found if not is_public(entry["host"])]
+        refused = [] if host == self._proxy else [entry["host"] for entry in found if not is_public(entry["host"])]
         if refused:
             raise AddressRefused(f"{host} is {refused[0]}")
         return found

@@ -8,6 +8,7 @@ import io
 import socket
 import struct
 import threading
+import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -15,11 +16,15 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 from skimage import data
 
 from curation.errors import OutageError
+from curation.images.decode import Undecodable
 from curation.schema import schema
 from curation.stages.download import Download
+from curation.verdicts import Fault
+from curation.web.client import FIRST_SHARE
 
 
 def encoded(pixels: object, kind: str, **options: object) -> bytes:
@@ -67,6 +72,7 @@ SITE: dict[str, bytes | list[bytes]] = {
     "/to-mapped": response(b"", "302 Found", Location="http://[::ffff:127.0.0.1]:1/x"),
     "/to-decimal": response(b"", "302 Found", Location="http://2130706433:1/x"),
     "/to-file": response(b"", "302 Found", Location="file:///etc/passwd"),
+    "/to-nowhere": response(b"", "302 Found", Location="http://[::1"),
     "/401": response(b"", "401 Unauthorized"),
     "/403": response(b"", "403 Forbidden"),
     "/404": response(b"", "404 Not Found"),
@@ -225,6 +231,7 @@ def test_a_redirect_is_followed_and_kept(web: Client) -> None:
         ("/to-mapped", "address_refused"),
         ("/to-decimal", "bad_http"),
         ("/to-file", "bad_http"),
+        ("/to-nowhere", "bad_http"),
         ("/401", "http_401"),
         ("/403", "http_403"),
         ("/404", "http_404"),
@@ -263,6 +270,14 @@ def test_each_failure_has_its_name(web: Client, path: str, fault: str | None) ->
 
 def test_a_body_longer_than_announced_is_no_picture(web: Client) -> None:
     assert web.row("/understated")["fault"] in ("bad_image", "bad_http")  # by what the client has read when it notices
+
+
+def test_urls_that_are_none_cost_a_row(web: Client) -> None:
+    rows = web.rows(
+        "http://[::1", "no url", "http://", "http://a.test:99999/", "http://a b.test/", "http://a.test/cat.jpg"
+    )
+    assert [row["fault"] for row in rows[-1:]] == [None]
+    assert all(row["fault"] for row in rows[:-1])
 
 
 def test_literal_addresses_are_refused_unless_named(web: Client) -> None:
@@ -381,9 +396,48 @@ def test_a_host_that_always_fails_is_left_alone(web: Client) -> None:
 
 def test_stopping_early_leaves_nothing_running(web: Client) -> None:
     before = threading.active_count()
-    stage = Download(connect_to={"*.test": web.address})
+    stage = Download(connect_to={"*.test": web.address}, timeout_s=0.5, attempts=1)
     batch = pa.RecordBatch.from_pydict({"url": ["http://a.test/slow-body"] * 3}, schema("url"))
     rows = stage(iter([batch] * 20), Counter())
     next(rows)
     rows.close()
     assert threading.active_count() == before
+
+
+def test_memory_of_bodies_is_bounded_and_nothing_is_lost(web: Client) -> None:
+    urls = [f"http://h{n % 7}.test/png?{n}" for n in range(120)]
+    rows = web.rows(*urls, connections=4, max_bytes=len(PNG), memory_bytes=4 * FIRST_SHARE + len(PNG), timeout_s=5.0)
+    assert {row["fault"] for row in rows} == {None}
+    with pytest.raises(ValidationError, match="memory_bytes"):
+        Download(connections=1000, memory_bytes=100 << 20)
+
+
+def test_waiting_for_room_is_no_timeout(web: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*args: object, **kwargs: object) -> None:
+        time.sleep(0.3)
+        raise Undecodable(Fault.BAD_IMAGE, "too slow to matter")
+
+    monkeypatch.setattr("curation.stages.download.decode_picture", slow)
+    rows = web.rows(
+        *(f"http://h{n}.test/png?{n}" for n in range(8)),
+        connections=4,
+        max_bytes=len(PNG),
+        memory_bytes=4 * FIRST_SHARE + len(PNG),
+    )
+    assert {row["fault"] for row in rows} == {"bad_image"}
+
+
+def test_a_deadline_ends_the_shard(web: Client) -> None:
+    web.web.delay_s = 0.1
+    rows = web.rows(*(f"http://a.test/404?{n}" for n in range(30)), per_host=1, deadline_s=0.5)
+    faults = Counter(row["fault"] for row in rows)
+    assert set(faults) == {"http_404", "deadline"}
+    assert faults["deadline"] > 10
+
+
+def test_a_proxy_is_asked_for_the_whole_url(web: Client) -> None:
+    (row,) = web.rows(
+        "http://a.test/cat.jpg", connect_to={}, proxy=f"http://{web.address}", respect_robots=False, respect_tdm=False
+    )
+    assert row["http_status"] == 404
+    assert web.web.asked["a.testhttp://a.test/cat.jpg"] == 1
