@@ -20,7 +20,7 @@ from rich.console import Console
 from curation.demo.airflow_client import AirflowClient
 from curation.demo.airflow_server import ADMIN, AirflowServer, free_port
 from curation.demo_crawl.build import build_demo_crawl
-from curation.demo.verdicts_check import compare
+from curation.demo_crawl.verdicts_check import compare
 from curation.demo.watch import DAG, Watch, follow
 from curation.errors import ConfigError, CurationError
 from curation.evalsets import index_folder
