@@ -244,6 +244,8 @@ class AirflowServer:
             "no_proxy": proxies,
             "NO_PROXY": proxies,
             "PYTHONUNBUFFERED": "1",
+            # as many tasks run as there are cores: threads of their own would only wait for each other
+            "OMP_NUM_THREADS": "1",
             MARK: str(self.home),
             **self._settings,
         }

@@ -19,9 +19,9 @@ from rich.console import Console
 
 from curation.demo.airflow_client import AirflowClient
 from curation.demo.airflow_server import ADMIN, AirflowServer, free_port
+from curation.demo.watch import DAG, Watch, follow
 from curation.demo_crawl.build import build_demo_crawl
 from curation.demo_crawl.verdicts_check import compare
-from curation.demo.watch import DAG, Watch, follow
 from curation.errors import ConfigError, CurationError
 from curation.evalsets import index_folder
 from curation.pipeline import saved_recipe
