@@ -1,8 +1,13 @@
 import io
+import json
+from pathlib import Path
 
+import pyarrow.parquet as pq
 from rich.console import Console
 
-from curation.reports.funnel import funnel, render
+from curation.pipeline import fingerprint
+from curation.receipt import RECEIPT_KEY, table_key
+from curation.reports.funnel import funnel, receipts_by_shard, render
 from curation.runner import run_stage
 from tests.curation.conftest import World
 
@@ -31,3 +36,29 @@ def test_a_block_half_done(world: World) -> None:
     found = funnel(world.store, recipe, "crawl", shards)
     assert found.shards == {0: "extract", 1: ""}
     assert [c.shards_done for c in found.stages] == [1, 0, 0, 0]
+
+
+def test_faults_bytes_and_rates_come_from_the_tables(world: World) -> None:
+    recipe, shards = world.recipe()
+    for shard in shards:
+        world.run(recipe, shard)
+    found = funnel(world.store, recipe, "crawl", shards).to_json()
+    download = found["stages"][1]
+    assert (download["faults"], download["kept"], download["shards_done"], download["shards"]) == (2, 4, 2, 2)
+    assert download["bytes"] == sum(entry.size for entry in world.store.entries("dumps/crawl/download-"))
+    assert json.loads(json.dumps(found))["stages"][1]["reasons"] == {"http_404": 2, "too_small": 2}
+
+
+def test_a_damaged_or_outdated_table_is_not_done(world: World) -> None:
+    recipe, shards = world.recipe()
+    for shard in shards:
+        world.run(recipe, shard)
+    key = table_key("crawl", "download", fingerprint(recipe, "download"), 0)
+    world.store.write_bytes(key, b"not a table")
+    assert funnel(world.store, recipe, "crawl", shards).shards == {0: "extract", 1: "leakage"}
+    receipts = receipts_by_shard(world.store, recipe, "crawl", [1])[1]
+    stale = receipts[0].model_copy(update={"object_id": "of another archive"})
+    path = Path(world.store.root) / receipts[0].key
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({RECEIPT_KEY: stale.model_dump_json()}), path)
+    assert funnel(world.store, recipe, "crawl", shards).shards == {0: "extract", 1: "extract"}

@@ -1,0 +1,38 @@
+import pytest
+
+from curation.gates import Gate
+from curation.publish.card import render_card, spelt
+from curation.publish.quality import Quality, merged
+from curation.recipe import load_recipe
+from curation.reports.funnel import Funnel, StageCounts
+
+
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        ({"column": "min_side", "at_least": 64}, "at least 64"),
+        ({"column": "aspect", "at_most": 3.0}, "at most 3"),
+        (
+            {"column": "similarity", "by": "partition", "at_least": {"en": 0.28, "multi": 0.26}},
+            "at least 0.28 where partition is en; at least 0.26 where partition is multi",
+        ),
+        ({"column": "duplicate_kind", "none_of": ["sha256"]}, "none of sha256"),
+        ({"column": "known_hash", "one_of": []}, "no value"),
+        ({"column": "page_opt_out", "equals": False}, "false"),
+    ],
+)
+def test_gates_in_words(gate: dict, words: str) -> None:
+    assert spelt(Gate.model_validate(gate)) == words
+
+
+def test_names_from_the_web_are_escaped() -> None:
+    quality = Quality()
+    quality.add({"url": "https://a.test/", "text": "x", "language": "<img src=x onerror=alert(1)>"})
+    stages = [StageCounts(name) for name in load_recipe("demo").stage_names]
+    card = render_card(
+        load_recipe("demo"), "<b>", "now", Funnel("demo", "<i>dump", stages, {0: ""}), merged([quality.to_json()])
+    )
+    assert "<img" not in card
+    assert "&lt;img src=x onerror=alert(1)&gt;" in card
+    assert "&lt;i&gt;dump" in card
+    assert "<svg" in card
