@@ -6,51 +6,62 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from curation.errors import ConfigError, CurationError
 
+if TYPE_CHECKING:  # the rest is imported by the command that needs it: --help is there at once
+    from curation.recipe import Recipe
+    from curation.reports.funnel import Funnel
+    from curation.reports.life import Life
+    from curation.store import Store
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",
     help="Common Crawl dumps in, versioned image-text datasets out.\n\n"
-    "Exit codes: 0 all is well, 1 shards failed or a problem was found, 2 wrong settings or usage.",
+    "Try it: `curation demo-crawl var/my-crawl`, and do what it prints; then `curation inspect var/store demo` and "
+    "`curation why <url> --dump demo`.\n\n"
+    "Exit codes: 0 all is well; 1 shards failed or a problem was found; 2 wrong settings or usage.",
 )
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
-StoreRoot = Annotated[
-    str, typer.Option("--store", envvar="CURATION_STORE", help="Local folder or s3://bucket/prefix.", show_default=True)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-RecipeName = Annotated[str | None, typer.Option("--recipe", help="Needed where several recipes ran on the dump.")]
 DEFAULT_STORE = "var/store"
+StoreRoot = Annotated[str, typer.Option("--store", envvar="CURATION_STORE", help="Folder or s3://bucket/prefix.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, on stdout.")]
+RecipeName = Annotated[str | None, typer.Option("--recipe", help="Needed where several recipes ran on the dump.")]
+RecipeOrFile = Annotated[str, typer.Argument(help="Name (curation recipes list) or path of a .yaml file.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, value as YAML: gates.too_small.at_least=128."),
+]
 
 
 def main() -> None:
     """Entry point: errors of ours become one clear line and an exit code."""
-    logging.basicConfig(level=os.environ.get("CURATION_LOG", "WARNING"), format="%(asctime)s %(message)s")
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    # on a terminal bars tell how far it is, in a log lines do
+    level = os.environ.get("CURATION_LOG", "WARNING" if err.is_terminal else "INFO")
+    logging.getLogger("curation").setLevel(level.upper())
     try:
         app()
     except CurationError as problem:
-        err.print(Text(str(problem), style="red"))
+        _say(str(problem), "red")
         sys.exit(2 if isinstance(problem, ConfigError) else 1)
 
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe (curation recipes list) or path of a .yaml file.")],
+    recipe: RecipeOrFile,
     dump: Annotated[str, typer.Option(help="Name of the crawl; Common Crawl's own, or one that you choose.")],
     source: Annotated[
         str, typer.Option(help="Folder, glob or s3:// prefix of WAT or WARC files; empty: Common Crawl.")
@@ -58,69 +69,47 @@ def run(
     shards: Annotated[str, typer.Option(help="Numbers and ranges, such as 0-3,7; empty: the whole block.")] = "",
     block: Annotated[int, typer.Option(help="Which thousand of shards, from 0.")] = 0,
     store: StoreRoot = DEFAULT_STORE,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a setting: gates.too_small.at_least=128 (value as YAML).")
-    ] = None,
+    settings: Settings = None,
     until: Annotated[str, typer.Option(help="Stop after this stage.")] = "",
     workers: Annotated[int, typer.Option(min=1, help="Shards at a time.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe on a dump, from archive to dataset version. What is done already is not done again.
+    """Run a recipe on a dump, from archive to dataset version.
 
-    curation run demo --dump mine --source crawl/ --set stages.leakage.evalsets=[]
+    What is done already is not done again: after a failure or a change of settings run the same command again.
+
+    A shard that fails does not stop the others, up to the step that needs the whole block (dedup's match, publish).
+
+    * `curation run demo --dump mine --source crawl/ --set stages.leakage.evalsets=[]`
+
+    * `curation run laion-5b-en --dump CC-MAIN-2026-05 --shards 0-3 --workers 2 --store s3://bucket/curation`
     """
-    from curation import block as blocks
-    from curation import generations
+    from curation.block import parse_shards, plan
+    from curation.local import run_block
     from curation.pipeline import saved_recipe
-    from curation.publish.version import export_shard, finish_version, plan_version
+    from curation.progress_bars import Bars
     from curation.recipe import load_recipe
     from curation.reports.funnel import funnel, render
     from curation.store import Store
 
-    root = Store(store)
-    planned = blocks.plan(
-        root,
-        load_recipe(recipe, _overrides(settings or [])),
-        dump,
-        source,
-        block=block,
-        shards=blocks.parse_shards(shards),
-    )
+    root, loaded = Store(store), load_recipe(recipe, _overrides(settings or []))
+    if until and until not in loaded.stage_names:
+        raise ConfigError(f"--until {until}: the recipe runs {', '.join(loaded.stage_names)}")
+    planned = plan(root, loaded, dump, source, block=block, shards=parse_shards(shards))
     pinned = saved_recipe(root, planned.recipe_key)
-    if until and until not in pinned.stage_names:
-        raise ConfigError(f"--until {until}: the recipe runs {', '.join(pinned.stage_names)}")
-    failed: dict[int, str] = {}
-
-    def staged(names: Sequence[str]) -> list[tuple[str, Callable[[int], Any]]]:
-        return [(n, partial(_run_stage, root, pinned, dump, n)) for n in names if n in wanted]
-
-    wanted = pinned.stage_names[: pinned.stage_names.index(until) + 1] if until else pinned.stage_names
-    with _progress() as progress:
-        _each_shard(progress, staged(blocks.measure_stages(pinned)), planned.shards, workers, failed)
-        judged = staged(blocks.judge_stages(pinned))
-        if not failed and judged:
-            if "dedup" in wanted:
-                generations.match_block(root, pinned, dump, planned.shards)
-            _each_shard(progress, judged, planned.shards, workers, failed)
-        manifest = ""
-        if not failed and not until:
-            version = plan_version(root, pinned, dump, planned.shards)
-            export: list[tuple[str, Callable[[int], Any]]] = [
-                ("export", lambda shard: export_shard(root, pinned, version, dump, shard))
-            ]
-            _each_shard(progress, export, planned.shards, workers, failed)
-            if not failed:
-                manifest = finish_version(root, pinned, version, dump, planned.shards)
+    with Bars(err) as bars:
+        outcome = run_block(root, pinned, planned, bars, until=until, workers=workers)
     found = funnel(root, pinned, dump, planned.shards)
     if as_json:
-        typer.echo(json.dumps(found.to_json() | {"manifest": manifest, "failed": failed}))
+        _print_json(found.to_json() | {"manifest": outcome.manifest, "failed": outcome.failed})
     else:
         out.print(render(found))
-        if manifest:
-            out.print(f"dataset version: {root.root}/{manifest.rpartition('/')[0]}", highlight=False)
-        for problem in failed.values():
-            err.print(Text(problem, style="red"))
-    if failed:
+        if outcome.manifest:
+            out.print(f"dataset version: {root.root}/{outcome.manifest.rpartition('/')[0]}", highlight=False)
+    for problem in outcome.failed.values():
+        _say(problem, "red")
+    if outcome.failed:
+        _say(f"{len(outcome.failed)} of {len(planned.shards)} shards failed; run again to try them again", "red")
         raise typer.Exit(1)
 
 
@@ -133,58 +122,51 @@ def inspect(
 ) -> None:
     """Show the funnel of a dump and how far each shard is.
 
-    curation inspect var/store demo
+    * `curation inspect var/store demo`
     """
     from curation.reports.funnel import funnel, render
 
     store, pinned, shards = _opened(root, dump, recipe)
-    found = funnel(store, pinned, dump, shards)
+    with err.status("reading receipts"):
+        found = funnel(store, pinned, dump, shards)
     if as_json:
-        typer.echo(json.dumps(found.to_json()))
-        return
-    out.print(render(found))
-    table = Table(title="shards by the last stage that is done")
-    table.add_column("stage")
-    table.add_column("shards", overflow="fold")
-    for stage in ("", *pinned.stage_names):
-        numbers = [f"{shard:05d}" for shard, state in found.shards.items() if state == stage]
-        if numbers:
-            more = f" … {len(numbers)} in all" if len(numbers) > 50 else ""
-            table.add_row(stage or "nothing yet", ", ".join(numbers[:50]) + more)
-    out.print(table)
+        _print_json(found.to_json())
+    else:
+        out.print(render(found))
+        out.print(_states(found))
 
 
 @app.command()
 def why(
-    query: Annotated[str, typer.Argument(help="Picture URL or sample_id.")],
+    query: Annotated[str, typer.Argument(help="Picture URL, sample_id, or a piece of the caption.")],
     dump: Annotated[str, typer.Option(help="Name of the crawl.")],
     store: StoreRoot = DEFAULT_STORE,
     recipe: RecipeName = None,
+    limit: Annotated[int, typer.Option(min=1, help="Tell of at most so many samples.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Tell the life of a sample through all stages: what was measured, where it was dropped and why.
 
-    curation why http://photos.demo.test/cat.jpg --dump demo
+    * `curation why http://photos.demo.test/cat.jpg --dump demo`
+
+    * `curation why "tabby cat" --dump demo`
     """
+    from itertools import islice
+
     from curation.reports.life import lives
 
     root, pinned, shards = _opened(store, dump, recipe)
-    found = list(lives(root, pinned, dump, shards, query))
+    with err.status("looking through the shards"):
+        found = list(islice(lives(root, pinned, dump, shards, query), limit + 1))
     if as_json:
-        typer.echo(json.dumps([life.to_json() for life in found], default=str))
-    for life in [] if as_json else found:
-        style = "green" if life.outcome == "kept" else "yellow"
-        line = f"{life.sample_id} in shard {life.shard:05d}: {life.outcome}"
-        out.print(Text(f"{line} after {life.stage}; {life.because}" if life.because else line, style=style))
-        for stage, values in life.measured.items():
-            out.print(Text(f"  {stage}"))
-            for name, value in values.items():
-                if value is not None:
-                    out.print(Text(f"    {name:20} {value}"))
-        if life.versions:
-            out.print(Text(f"  in versions {', '.join(life.versions)}"))
+        _print_json([life.to_json() for life in found[:limit]])
+    else:
+        for life in found[:limit]:
+            _tell(life)
+    if len(found) > limit:
+        _say(f"there are more than {limit}; ask for more: --limit", "yellow")
     if not found:
-        err.print(Text(f"{query}: in no shard of {dump} that recipe {pinned.name} has read", style="yellow"))
+        _say(f"{query}: in no shard of {dump} that recipe {pinned.name} has read", "yellow")
         raise typer.Exit(1)
 
 
@@ -192,17 +174,30 @@ def why(
 def demo_crawl(
     folder: Annotated[Path, typer.Argument(help="Where to build it.")],
     shards: Annotated[int, typer.Option(min=1, max=64, help="WARC and WAT files to split it into.")] = 4,
+    as_json: AsJson = False,
 ) -> None:
     """Build a small hostile web site of real photographs and crawl it into WARC and WAT files.
 
-    curation demo-crawl var/my-crawl
+    * `curation demo-crawl var/my-crawl`
     """
     from curation.demo_crawl.build import build_demo_crawl
 
     with err.status("building the site and crawling it"):
         build_demo_crawl(folder, shards=shards)
-    out.print(f"crawl: {folder}/crawl; what should become of each pair: {folder}/truth.jsonl", highlight=False)
-    out.print(f"serve it: python -m curation.demo_crawl.server {folder} --port 8099", highlight=False)
+    if as_json:
+        _print_json({"crawl": str(folder / "crawl"), "truth": str(folder / "truth.jsonl"), "shards": shards})
+        return
+    for line in (
+        f"crawl: {folder}/crawl; what should become of each pair: {folder}/truth.jsonl",
+        "serve it, and in another terminal take it through the demo recipe:",
+        f"  python -m curation.demo_crawl.server {folder} --port 8099",
+        f"  curation index-evalset demo-eval {folder}/evalset",
+        f"  curation run demo --dump demo --source {folder}/crawl "
+        '--set \'stages.download.connect_to={"*.test": "127.0.0.1:8099"}\' '
+        f"--set stages.extract.blocklist={folder}/blocklist.txt "
+        f"--set stages.safety.known_hashes={folder}/known_unsafe.txt",
+    ):
+        out.print(Text(line))
 
 
 @app.command("index-evalset")
@@ -210,14 +205,21 @@ def index_evalset(
     name: Annotated[str, typer.Argument(help="Name that recipes use: stages.leakage.evalsets.")],
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of pictures.")],
     store: StoreRoot = DEFAULT_STORE,
+    as_json: AsJson = False,
 ) -> None:
-    """Index the pictures of an evaluation set, so that leakage can find them in the crawl."""
+    """Index the pictures of an evaluation set, so that leakage can find them in the crawl.
+
+    * `curation index-evalset coco-val data/coco/val2017`
+    """
     from curation.evalsets import index_folder
     from curation.store import Store
 
     with err.status("hashing pictures"):
         key = index_folder(Store(store), name, folder)
-    out.print(f"{name}: {key}", highlight=False)
+    if as_json:
+        _print_json({"name": name, "key": key})
+    else:
+        out.print(Text(f"{name}: {key}"))
 
 
 @app.command()
@@ -227,19 +229,22 @@ def verify(
     store: StoreRoot = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Check every file of a published version against its manifest."""
-    from curation.publish.version import verify as problems_of
+    """Check every file of a published version against its manifest, size and sha256.
+
+    * `curation verify demo`
+    """
+    from curation.publish.verify import read_manifest
+    from curation.publish.verify import verify as problems_of
     from curation.store import Store
 
     root = Store(store)
-    if version == "latest":
-        version = json.loads(root.read_bytes(f"datasets/{recipe}/latest.json"))["version"]
-    with err.status(f"reading {version}"):
-        problems = problems_of(root, recipe, version)
+    manifest = read_manifest(root, recipe, version)
+    with err.status(f"reading {len(manifest['files'])} files"):
+        problems = problems_of(root, recipe, manifest["version"])
     if as_json:
-        typer.echo(json.dumps({"version": version, "problems": problems}))
+        _print_json({"version": manifest["version"], "problems": problems})
     else:
-        out.print(Text("\n".join(problems) or f"{version}: whole"))
+        out.print(Text("\n".join(problems) or f"{manifest['version']}: {len(manifest['files'])} files, whole"))
     if problems:
         raise typer.Exit(1)
 
@@ -249,85 +254,110 @@ app.add_typer(recipes, name="recipes")
 
 
 @recipes.command("list")
-def recipes_list() -> None:
+def recipes_list(as_json: AsJson = False) -> None:
     """Names and descriptions of the recipes that come with the package."""
     from curation.recipe import load_recipe, recipe_names
 
-    for name in recipe_names():
-        out.print(Text(f"{name:20} {load_recipe(name).description}"))
+    found = {name: load_recipe(name).description for name in recipe_names()}
+    if as_json:
+        _print_json(found)
+    for name, description in {} if as_json else found.items():
+        out.print(Text(f"{name:20} {description}"))
 
 
 @recipes.command("show")
-def recipes_show(recipe: Annotated[str, typer.Argument(help="Name or path of a .yaml file.")]) -> None:
-    """Every setting of a recipe, defaults spelt out, as YAML."""
+def recipes_show(recipe: RecipeOrFile, settings: Settings = None, as_json: AsJson = False) -> None:
+    """Every setting of a recipe, defaults spelt out, as YAML.
+
+    * `curation recipes show laion-400m`
+    """
     from curation.recipe import load_recipe
 
-    typer.echo(
-        yaml.safe_dump(load_recipe(recipe).model_dump(mode="json", exclude_none=True), sort_keys=False), nl=False
-    )
+    found = load_recipe(recipe, _overrides(settings or [])).model_dump(mode="json", exclude_none=True)
+    if as_json:
+        _print_json(found)
+    else:
+        typer.echo(yaml.safe_dump(found, sort_keys=False, allow_unicode=True), nl=False)
 
 
 @recipes.command("validate")
-def recipes_validate(recipe: Annotated[str, typer.Argument(help="Name or path of a .yaml file.")]) -> None:
+def recipes_validate(recipe: RecipeOrFile, settings: Settings = None, as_json: AsJson = False) -> None:
     """Check a recipe without running it: exit code 2 and the field's name when something is wrong."""
     from curation.recipe import load_recipe
 
-    load_recipe(recipe)
-    out.print(f"{recipe}: valid", highlight=False)
+    found = load_recipe(recipe, _overrides(settings or []))
+    if as_json:
+        _print_json({"recipe": found.name, "stages": found.stage_names, "valid": True})
+    else:
+        out.print(Text(f"{recipe}: valid; runs {', '.join(found.stage_names)}"))
 
 
 def _overrides(settings: list[str]) -> dict[str, Any]:
     overrides = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
-        if not equals:
+        if not equals or not name:
             raise ConfigError(f"--set {setting}: give name=value, such as gates.too_small.at_least=128")
-        overrides[name] = yaml.safe_load(value)
+        try:
+            overrides[name] = yaml.safe_load(value)
+        except yaml.YAMLError as problem:
+            raise ConfigError(
+                f"--set {setting}: the value is not valid YAML: {' '.join(str(problem).split())}"
+            ) from None
     return overrides
 
 
-def _opened(root: str, dump: str, recipe: str | None) -> Any:
-    from curation import block as blocks
+def _opened(root: str, dump: str, recipe: str | None) -> tuple[Store, Recipe, range]:
     from curation import dumps
+    from curation.block import recipe_key
     from curation.pipeline import saved_recipe
     from curation.store import Store
 
     store = Store(root)
-    pinned = saved_recipe(store, blocks.recipe_key(store, dump, recipe))
+    pinned = saved_recipe(store, recipe_key(store, dump, recipe))
     return store, pinned, range(len(dumps.archives_of(store, dump, pinned.stages.extract.archive)))
 
 
-def _run_stage(root: Any, pinned: Any, dump: str, name: str, shard: int) -> Any:
-    from curation.runner import run_stage
+def _states(found: Funnel) -> Table:
+    table = Table(title="shards by the last stage that is done")
+    table.add_column("stage")
+    table.add_column("shards", justify="right")
+    table.add_column("numbers", overflow="fold")
+    for stage in ("", *(counts.stage for counts in found.stages)):
+        numbers = [shard for shard, state in found.shards.items() if state == stage]
+        if numbers:
+            table.add_row(stage or "nothing yet", str(len(numbers)), _ranges(numbers))
+    return table
 
-    return run_stage(root, pinned, dump, shard, name)
+
+def _ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 7] -> "0-2,7", as --shards takes it."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ",".join("-".join(map(str, run)) for run in runs)
 
 
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=err)
+def _tell(life: Life) -> None:
+    line = f"{life.sample_id} in shard {life.shard:05d}: {life.outcome}"
+    told = f"{line} after {life.stage}: {life.because}" if life.because else line
+    out.print(Text(told, style="green" if life.outcome == "kept" else "yellow"))
+    for stage, values in life.measured.items():
+        by = ", ".join(f"{role} {identity}" for role, identity in life.models.get(stage, {}).items())
+        out.print(Text(f"  {stage}" + (f" by {by}" if by else "")))
+        for name, value in values.items():
+            if value is not None:
+                out.print(Text(f"    {name:20} {value}"))
+    if life.versions:
+        out.print(Text(f"  in {', '.join(life.versions)}"))
 
 
-def _each_shard(
-    progress: Progress,
-    steps: list[tuple[str, Callable[[int], Any]]],
-    shards: list[int],
-    workers: int,
-    failed: dict[int, str],
-) -> None:
-    """Take each shard through the steps; one that fails is noted and the others go on."""
-    bars = {name: progress.add_task(name, total=len(shards)) for name, _ in steps}
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, default=str))
 
-    def take(shard: int) -> None:
-        for name, step in steps:
-            try:
-                step(shard)
-            except ConfigError:
-                raise
-            except CurationError as problem:
-                failed[shard] = str(problem)
-                return
-            progress.advance(bars[name])
 
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(take, shards))
+def _say(text: str, style: str) -> None:
+    err.print(Text(text, style=style))

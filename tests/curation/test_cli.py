@@ -31,7 +31,7 @@ def test_run_inspect_why_and_verify(world: World) -> None:
     assert seen["shards"] == {"0": "leakage", "1": "leakage"}
     lives = json.loads(curation("why", "http://host0.test/tiny.jpg", "--dump", "crawl", "--json", store=root).stdout)
     assert [(life["outcome"], life["stage"], life["shard"]) for life in lives] == [("too_small", "download", 0)]
-    assert lives[0]["because"] == "min_side is 20, the gate asks for at_least 64"
+    assert lives[0]["because"] == "min_side 20 < at_least 64"
     kept, short = json.loads(
         curation("why", "http://host1.test/cat.jpg", "--dump", "crawl", "--json", store=root).stdout
     )
