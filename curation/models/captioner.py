@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,7 @@ class Captioner:
         return pixel_values(self._image_processor, images).to(self._device)
 
 
+@lru_cache(maxsize=4)  # one copy a process, however many shards it takes
 def load_captioner(name: str = "embedded", *, device: str = "auto") -> Captioner:
     """Load an image-to-text model of transformers: a local folder, a hub name, or "embedded".
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,7 @@ class Clip:
         return vectors
 
 
+@lru_cache(maxsize=4)  # one copy a process, however many shards it takes
 def load_clip(name: str, pretrained: str | None = None, *, device: str = "auto", precision: str = "auto") -> Clip:
     """Load a CLIP model through open_clip.
 

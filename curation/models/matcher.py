@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,6 +62,7 @@ class Matcher:
         return scores
 
 
+@lru_cache(maxsize=4)  # one copy a process, however many shards it takes
 def load_matcher(name: str = "embedded", *, device: str = "auto") -> Matcher:
     """Load a matcher of the BLIP family (Salesforce/blip-itm-*): a local folder, a hub name, or "embedded".
 
