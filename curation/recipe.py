@@ -137,8 +137,8 @@ def parse_recipe(data: Mapping[str, Any], origin: str = "recipe") -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Canonical JSON: every setting spelt out, keys sorted."""
-    return json.dumps(recipe.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+    """Canonical JSON: every setting spelt out, gates in their order, which decides the verdict."""
+    return json.dumps(recipe.model_dump(mode="json"), ensure_ascii=False)
 
 
 def _folder() -> Any:

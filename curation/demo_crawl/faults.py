@@ -73,7 +73,7 @@ def _bodies(site: Site) -> None:
         "cut.jpg": (whole[: len(whole) // 2], "image/jpeg", "whole", "bad_image"),
         "cut.png": (png[: len(png) // 2], "image/png", "whole", "bad_image"),
         "page.jpg": (b"<!doctype html><title>Not found</title>" * 9, "text/html", "whole", "not_an_image"),
-        "empty.jpg": (b"", "image/jpeg", "whole", "not_an_image"),
+        "zero.jpg": (b"", "image/jpeg", "whole", "not_an_image"),
         "reset.jpg": (whole, "image/jpeg", "reset", "truncated_body"),
         "short.jpg": (whole, "image/jpeg", "short", "truncated_body"),
     }
@@ -93,7 +93,7 @@ def _sizes_and_formats(site: Site) -> None:
         page.add(url, f"A wide picture of the stars, {width} by {height}", "aspect_extreme")
     for name, (data, content_type) in odd_formats().items():
         url = site.add(host, f"/odd/{name}", data, content_type)
-        page.add(url, captions()["cat"]["en"][0], ALIKE, "cat", name)
+        page.add(url, f"{captions()['cat']['en'][0]}, as {name}", ALIKE, "cat", name)
     page.close()
 
 
@@ -107,7 +107,7 @@ def _urls_and_texts(site: Site) -> None:
     page.add(f"http://{host}/pixel.gif", "A picture to count visitors", "url_rejected")
     url = site.add(host, "/fine.jpg", jpeg(mirrored(picture("lake"))))
     page.add(url, captions()["lake"]["en"][0], ("kept", "similarity_low"), None, "a picture of its own")
-    for short in ("cat", "Foto", "x"):
+    for short in ("cat", "Kuh", "x"):
         page.add(url, short, "text_too_short")
     for placeholder in ("image", "IMG_1234.JPG", "photo"):
         page.add(url, placeholder, "text_placeholder")

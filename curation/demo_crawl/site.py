@@ -35,6 +35,8 @@ GALLERIES = {
 ALIKE = ("kept", "duplicate_sha256", "duplicate_phash", "similarity_low")
 """What may become of a picture of which the web has several copies: of a group just one is kept."""
 
+TEXTURES = frozenset(["brick", "grass", "gravel"])
+
 
 @dataclass
 class Route:
@@ -151,7 +153,7 @@ def add_galleries(site: Site) -> None:
             body = "".join(img(path, text) for path, text, _ in part)
             page = site.page(host, f"/page{start // PAIRS_A_PAGE}.html", body, charset=charset, lang=language)
             for path, text, name in part:
-                site.expect(f"http://{host}{path}", text, page, ALIKE, name)
+                site.expect(f"http://{host}{path}", text, page, ALIKE, None if name in TEXTURES else name)
 
 
 def add_mirrors(site: Site) -> None:
@@ -184,7 +186,9 @@ def add_mirrors(site: Site) -> None:
                 host, f"/page{start // PAIRS_A_PAGE}.html", body, head=f'<base href="http://{host}/copies/">'
             )
             for url, text, name in expected:
-                site.expect(url, text, page, ALIKE, name, kind)
+                # what pHash does not see through within its radius is a picture of its own: cuts of fine detail
+                beyond = kind == "trimmed" or name in TEXTURES
+                site.expect(url, text, page, ALIKE, None if beyond else name, kind)
 
 
 def add_wrong_captions(site: Site) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# judged by trained models: right most of the time, not always
-PROBABILISTIC = frozenset(["similarity_low", "kept"])
+# similarity is judged by a trained model, right most of the time; what it lets pass may then turn out a duplicate
+PROBABILISTIC = frozenset(["similarity_low", "kept", "duplicate_sha256", "duplicate_phash"])
 
 
 @dataclass

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from curation.recipe import dump_recipe, load_recipe, parse_recipe, recipe_names
 def test_every_recipe_of_the_package_is_valid_and_survives_json(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
-    assert parse_recipe(__import__("json").loads(dump_recipe(recipe))) == recipe
+    again = parse_recipe(json.loads(dump_recipe(recipe)))
+    assert again == recipe
+    assert list(again.gates) == list(recipe.gates)
 
 
 def test_overrides_nested_and_dotted() -> None:

@@ -34,7 +34,7 @@ def response(html: str, *headers: str) -> bytes:
 
 
 PLAIN = [record(body) for body in BODIES]
-PACKED = [gzip.compress(each) for each in PLAIN]
+PACKED = [gzip.compress(each, mtime=0) for each in PLAIN]
 
 
 def read(data: bytes, limit: int = MiB) -> tuple[list[tuple[int, int]], Counter[str]]:
@@ -106,8 +106,8 @@ def test_lines_that_end_bare_are_read() -> None:
         (b"\r\n\r\n", "bytes"),
         (b"<html>" * 1000, "<html>"),
         (b"filedesc://x.arc 0.0.0.0 20260101 text/plain 10\n", "ARC"),
-        (gzip.compress(b"filedesc://x.arc 0.0.0.0 20260101 text/plain 10\n"), "ARC"),
-        (gzip.compress(b"no archive"), "no archive"),
+        (gzip.compress(b"filedesc://x.arc 0.0.0.0 20260101 text/plain 10\n", mtime=0), "ARC"),
+        (gzip.compress(b"no archive", mtime=0), "no archive"),
         (b"PK\x03\x04" + bytes(100), "zip"),
         (b"WARC/1.0\r\n", "WARC"),
     ],
