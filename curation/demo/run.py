@@ -40,7 +40,8 @@ Say = Callable[[str], None]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
     options = _options(arguments)
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    # a log has no width of its own: wide enough for the funnel
+    console = Console() if sys.stdout.isatty() else Console(width=160, soft_wrap=True)
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, _leave)
     try:
