@@ -350,7 +350,7 @@ def _tell(life: Life) -> None:
         out.print(Text(f"  {stage}" + (f" by {by}" if by else "")))
         for name, value in values.items():
             if value is not None:
-                out.print(Text(f"    {name:20} {value}"))
+                out.print(Text(f"    {name:20} {f'{value:.4g}' if isinstance(value, float) else value}"))
     if life.versions:
         out.print(Text(f"  in {', '.join(life.versions)}"))
 

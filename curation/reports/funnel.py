@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import pyarrow.compute as pc
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.filesize import decimal
 from rich.table import Table
@@ -161,22 +162,30 @@ def outcome_counts(store: Store, recipe: Recipe, dump: str, shard: int) -> Count
 
 
 def render(found: Funnel) -> Group:
-    """The funnel as a table for a terminal."""
-    table = Table(title=f"{found.dump}, recipe {found.recipe}: {found.kept} of {found.samples} samples kept")
-    for heading, justify in (
-        ("stage", "left"), ("shards", "right"), ("in", "right"), ("dropped", "right"), ("kept", "right"),
-        ("rows/s", "right"), ("time", "right"), ("size", "right"), ("why", "left"),
-    ):  # fmt: skip
-        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    """The funnel and what it cost, as tables for a terminal of 80 columns or more."""
+    title = f"{found.dump}, recipe {found.recipe}: {found.kept} of {found.samples} samples kept"
+    numbers = _table(title, "stage", "in", "dropped", "kept", "why")
+    costs = _table("what it took", "stage", "shards", "task time", "rows/s", "stored", "peak memory")
     for counts in found.stages:
-        why = ", ".join(f"{reason} {n}" for reason, n in counts.reasons.most_common())
-        rate = f"{counts.rows_per_second:.0f}" if counts.seconds else ""
-        done = f"{counts.shards_done}/{len(found.shards)}"
-        table.add_row(
-            counts.stage, done, str(counts.rows_in), str(counts.reasons.total()), str(counts.kept), rate,
-            f"{counts.seconds:.1f} s", decimal(counts.bytes), Text(why),
-        )  # fmt: skip
-    return Group(table)
+        why = ", ".join(f"{reason}:{n}" for reason, n in counts.reasons.most_common())
+        numbers.add_row(counts.stage, str(counts.rows_in), str(counts.reasons.total()), str(counts.kept), Text(why))
+        costs.add_row(
+            counts.stage,
+            f"{counts.shards_done}/{len(found.shards)}",
+            f"{counts.seconds:.1f} s",
+            f"{counts.rows_per_second:.3g}" if counts.rows_per_second < 100 else f"{counts.rows_per_second:.0f}",
+            decimal(counts.bytes),
+            decimal(counts.peak_memory_bytes),
+        )
+    return Group(numbers, costs)
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD)
+    for heading in headings:
+        words = heading in ("stage", "why")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=heading != "why")
+    return table
 
 
 def _sizes(store: Store, recipe: Recipe, dump: str, stage: str) -> dict[int, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from curation.cli import _ranges
 from tests.curation.conftest import World
 
 
@@ -57,6 +58,9 @@ def test_a_shard_that_fails_leaves_the_others_done(world: World) -> None:
     [
         (("run", "nope", "--dump", "d"), "recipe 'nope' is unknown"),
         (("run", "demo", "--dump", "d", "--set", "gates.too_small"), "give name=value"),
+        (("run", "demo", "--dump", "d", "--set", "gates=["), "not valid YAML"),
+        (("run", "demo", "--dump", "d", "--until", "publish"), "the recipe runs extract, download"),
+        (("verify", "demo"), "none is published"),
         (("run", "demo", "--dump", "d", "--shards", "9-1"), "such as 0-3,7"),
         (("run", "demo", "--dump", "d", "--source", "/nonexistent"), "source"),
         (("run", "demo", "--dump", "d", "--set", "gates.too_small.at_lest=1"), "did you mean 'at_least'"),
@@ -76,6 +80,17 @@ def test_why_of_an_unknown_url_says_so(world: World) -> None:
     done = curation("why", "http://host0.test/never.jpg", "--dump", "crawl", store=world.store.root)
     assert done.returncode == 1
     assert "in no shard of crawl" in done.stderr
+
+
+def test_json_for_scripts_is_all_there_is_on_stdout(tmp_path: Path) -> None:
+    assert "demo" in json.loads(curation("recipes", "list", "--json").stdout)
+    shown = json.loads(curation("recipes", "show", "demo", "--set", "gates.too_small.at_least=99", "--json").stdout)
+    assert shown["gates"]["too_small"][0]["at_least"] == 99
+    assert json.loads(curation("recipes", "validate", "demo", "--json").stdout)["valid"] is True
+
+
+def test_numbers_of_shards_are_shown_as_the_option_takes_them() -> None:
+    assert _ranges([0, 1, 2, 7, 9, 10]) == "0-2,7,9-10"
 
 
 def test_help_teaches() -> None:

@@ -25,9 +25,10 @@ def test_counts_of_each_stage_add_up(world: World) -> None:
     ]
     assert found.to_json()["kept"] == 4
     out = io.StringIO()
-    Console(file=out, width=120).print(render(found))
+    Console(file=out, width=80).print(render(found))
     assert "4 of 10 samples kept" in out.getvalue()
-    assert "http_404 2" in out.getvalue()
+    assert "http_404:2" in out.getvalue()
+    assert max(map(len, out.getvalue().splitlines())) <= 80
 
 
 def test_a_block_half_done(world: World) -> None:
