@@ -63,6 +63,12 @@ def recipe_key(store: Store, dump: str, recipe_name: str | None = None) -> str:
     return key
 
 
+def runs(store: Store) -> list[tuple[str, str]]:
+    """Dump and recipe of everything that was ever planned in this store."""
+    keys = (entry.key.split("/") for entry in store.entries("runs/"))
+    return [(dump, name.removesuffix(".json")) for _, dump, name in keys]
+
+
 def measure_stages(recipe: Recipe) -> tuple[str, ...]:
     """Stages before the barrier that dedup needs: each shard runs through them on its own."""
     names = recipe.stage_names
@@ -94,7 +100,7 @@ def _spelt(numbers: list[int]) -> str:
 
 
 def _notes(dump: str) -> str:
-    return f"dumps/{dump}/recipes/"
+    return f"runs/{dump}/"
 
 
 def _note_key(dump: str, recipe_name: str) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from PIL import Image
 
 from curation.demo_crawl.pictures import (
     captions,
@@ -158,7 +160,7 @@ def add_galleries(site: Site) -> None:
 
 def add_mirrors(site: Site) -> None:
     """Copies as other sites make them, in three shapes of page: figure, lazy loading, picture with srcset."""
-    copies = {
+    copies: dict[str, Callable[[Image.Image], bytes]] = {
         "re-encoded": lambda image: jpeg(image, 60),
         "resized": lambda image: jpeg(resized(image, 0.5), 85),
         "trimmed": lambda image: jpeg(trimmed(image), 88),
@@ -210,7 +212,7 @@ def add_leaks(site: Site) -> None:
     """Pictures of an evaluation set, and pictures that the operator lists as known and unsafe."""
     host, body, expected = "blog.demo.test", "", []
     (site.folder / "evalset").mkdir(parents=True)
-    shown = {
+    shown: dict[str, tuple[str, Callable[[bytes, Image.Image], bytes] | None]] = {
         "cat": ("leak_sha256", lambda data, _: data),
         "pagoda": ("leak_phash", lambda _, image: jpeg(image, 70)),
         "rocket": ("leak_phash", lambda _, image: jpeg(resized(image, 0.7), 85)),
@@ -246,7 +248,7 @@ def odd_formats() -> dict[str, tuple[bytes, str]]:
     image = picture("cat")
     faint = image.convert("RGBA")
     faint.putalpha(255)
-    turned = image.transpose(__import__("PIL.Image", fromlist=["Transpose"]).Transpose.ROTATE_90)
+    turned = image.transpose(Image.Transpose.ROTATE_90)
     exif = image.getexif()
     exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
     return {
