@@ -62,6 +62,8 @@ class AirflowClient:
         try:
             self._call("POST", f"/dags/{dag}/dagRuns", {"dag_run_id": run, "logical_date": None, "conf": conf})
         except _Refused as err:
+            if err.status >= 500:
+                raise
             raise ConfigError(f"{dag}: {err.detail}") from err
 
     def run_state(self, dag: str, run: str) -> str:
@@ -134,7 +136,7 @@ class AirflowClient:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, data, headers, method=method)
         try:
-            with _OPENER.open(request, timeout=30) as answer:
+            with _OPENER.open(request, timeout=90) as answer:
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as err:
             raise _Refused(method, url, err.code, err.read().decode(errors="replace")) from err

@@ -222,7 +222,8 @@ class AirflowServer:
             "CORE__PLUGINS_FOLDER": str(self._checkout / "plugins"),
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
             "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{ADMIN}:admin",
-            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home / 'airflow.db'}",
+            # one writer at a time: five seconds, the driver's own, are too few on a busy machine
+            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home / 'airflow.db'}?timeout=60",
             "API__BASE_URL": f"http://127.0.0.1:{port}",
             "API__HOST": "127.0.0.1",
             "API__MAXIMUM_PAGE_LIMIT": "1000",
