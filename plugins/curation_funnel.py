@@ -31,7 +31,8 @@ tr { border-bottom: 1px solid #8886 } .n { text-align: right; font-variant-numer
 {% else %}<h1>Dumps</h1>
 <table><thead><tr><th>dump<th>recipe</tr></thead><tbody>
 {% for dump, recipe in runs %}<tr><td><a href="{{ dump | urlencode }}--{{ recipe | urlencode }}">{{ dump }}</a>
-<td>{{ recipe }}</tr>{% else %}<tr><td colspan="2">nothing has run yet: trigger curate_block</tr>{% endfor %}</tbody></table>{% endif %}
+<td>{{ recipe }}</tr>
+{% else %}<tr><td colspan="2">nothing has run yet: trigger curate_block</tr>{% endfor %}</tbody></table>{% endif %}
 </body></html>""")
 
 app = FastAPI(title="curation", dependencies=[Depends(requires_access_dag(method="GET"))])

@@ -93,7 +93,7 @@ def _sizes_and_formats(site: Site) -> None:
         page.add(url, f"A wide picture of the stars, {width} by {height}", "aspect_extreme")
     for name, (data, content_type) in odd_formats().items():
         url = site.add(host, f"/odd/{name}", data, content_type)
-        page.add(url, f"{captions()['cat']['en'][0]}, as {name}", ALIKE, "cat", name)
+        page.add(url, f"{captions()['cat']['en'][0]}, a {name.replace('.', ' ')} file", ALIKE, "cat", name)
     page.close()
 
 
