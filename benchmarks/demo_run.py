@@ -8,6 +8,7 @@ import sqlite3
 import statistics
 from collections import defaultdict
 
+from curation.block import runs
 from curation.receipt import Receipt
 from curation.store import Store
 
@@ -37,13 +38,12 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--store", default="var/store")
     arguments.add_argument("--airflow", default="var/airflow/airflow.db")
-    arguments.add_argument("--dump", default="demo")
+    arguments.add_argument("--dump", help="default: the last by name")
     options = arguments.parse_args()
     tasks = task_seconds(options.airflow)
-    stages = receipts_by_stage(Store(options.store), options.dump)
-    print(
-        "| stage | shards | rows in | measured | s a shard | measured/s | peak MiB | task s | outside the stage |"
-    )
+    store = Store(options.store)
+    stages = receipts_by_stage(store, options.dump or runs(store)[-1][0])
+    print("| stage | shards | rows in | measured | s a shard | measured/s | peak MiB | task s | outside the stage |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for stage, found in sorted(stages.items(), key=lambda pair: min(r.created_at for r in pair[1])):
         seconds = statistics.median(receipt.seconds for receipt in found)

@@ -32,7 +32,6 @@ from curation.store import Store
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EVALSET = "demo-eval"
-DUMP = "demo"
 CRAWL = "demo-crawl"
 Say = Callable[[str], None]
 
@@ -100,7 +99,8 @@ def _demo_run(options: argparse.Namespace, folder: Path, store: str, server: Air
     server.spawn("demo-web", [sys.executable, "-m", "curation.demo_crawl.server", str(crawl), "--port", str(port)])
     index_folder(Store(store), EVALSET, crawl / "evalset")
     return {
-        "dump": DUMP,
+        # another build of the crawl is another dump: what was made of the old one is not its own
+        "dump": f"demo-{(crawl / 'complete').read_text()[:8]}",
         "source": str(crawl / "crawl"),
         "shards": _shards(options.shards),
         "recipe": options.recipe or "demo",
