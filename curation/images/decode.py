@@ -65,9 +65,10 @@ def decode_picture(
             or image_too_large (the header says so; nothing is decoded then)
     """
     opened = _opened(data, max_pixels)
+    # pixels first: asked for its orientation, a PNG would load itself and keep silent about a damaged stream
+    pixels = _pixels(opened, data, max(side_px, _PHASH_SIDE) if resize != "none" else None)
     width, height = _upright_size(opened)
     original_format = str(opened.format).lower()
-    pixels = _pixels(opened, data, max(side_px, _PHASH_SIDE) if resize != "none" else None)
     hashed, spread = phash(_shrunk(pixels, _PHASH_SIDE, (width, height)))
     kept = pixels if resize == "none" else _shrunk(pixels, side_px, (width, height))
     if resize == "center_crop":

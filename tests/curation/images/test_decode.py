@@ -197,3 +197,13 @@ def test_mutated_files_give_a_picture_or_a_fault(kind: str, changes: list[tuple[
 @given(st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBP"]), st.binary())
 def test_garbage_gives_a_fault(magic: bytes, rest: bytes) -> None:
     assert fault_of(magic + rest, max_pixels=1 << 20) in (Fault.NOT_AN_IMAGE, Fault.BAD_IMAGE, Fault.IMAGE_TOO_LARGE)
+
+
+def test_a_png_with_a_damaged_stream_is_bad() -> None:
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 90, 3), np.uint8)).save(out, "PNG")
+    data = bytearray(out.getvalue())
+    data[len(data) // 2] ^= 0xFF
+    with pytest.raises(Undecodable) as caught:
+        decode_picture(bytes(data))
+    assert caught.value.fault is Fault.BAD_IMAGE
