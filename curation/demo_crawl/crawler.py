@@ -1,151 +1,150 @@
-"""Crawl the demo's web through real HTTP into WARC files, and make the WAT files that Common Crawl makes of them."""
+"""A small crawler: breadth first over the demo's pages through real HTTP, written to WARC as Common Crawl does."""
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import io
-import json
-from collections.abc import Iterator, Sequence
+import re
+import uuid
+from collections import deque
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import NamedTuple
+from urllib.parse import urldefrag, urljoin, urlsplit
 
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-DATE = "2026-01-01T00:00:00Z"  # fixed: the same site gives the same archives, byte by byte
+_START = datetime(2026, 1, 15, 12, 0, 0, tzinfo=UTC)  # fixed: reruns must give the same bytes
+_AGENT = "curation-demo-crawler/1"
+_SOFTWARE = "curation demo crawler"
 
 
 class Fetched(NamedTuple):
-    """One page as it came."""
+    """One page as it came, and its place in the crawl."""
 
+    number: int
     url: str
-    status: str
+    status: int
+    reason: str
     headers: list[tuple[str, str]]
     body: bytes
 
 
-def crawl(seeds: Sequence[str], port: int, folder: Path, shards: int) -> None:
-    """Fetch the pages and write FOLDER/00000.warc.gz, 00000.wat.gz ...; pages are dealt out in turn."""
-    folder.mkdir(parents=True)
-    pages = [_fetch(url, port) for url in seeds]
-    for shard in range(shards):
-        part = pages[shard::shards]
-        with (folder / f"{shard:05d}.warc.gz").open("wb") as out:
-            offsets = list(_write_warc(out, part))
-        with (folder / f"{shard:05d}.wat.gz").open("wb") as out:
-            _write_wat(out, part, f"{shard:05d}.warc.gz", offsets)
-
-
-def _fetch(url: str, port: int) -> Fetched:
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request("GET", parts.path or "/", headers={"Host": parts.netloc, "User-Agent": "demo-crawler"})
+def crawl(port: int, seeds: list[str]) -> Iterator[Fetched]:
+    """Fetch the seeds and every page that links lead to, each once, from 127.0.0.1:port whatever its host is."""
+    waiting, seen = deque(seeds), set(seeds)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    number = 0
+    while waiting:
+        url = waiting.popleft()
+        parts = urlsplit(url)
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("GET", path, headers={"Host": parts.netloc, "User-Agent": _AGENT, "Accept": "text/html"})
         response = connection.getresponse()
         body = response.read()
-    finally:
-        connection.close()
-    kept = [(name, value) for name, value in response.getheaders() if name.lower() not in ("date", "server")]
-    return Fetched(url, f"{response.status} {response.reason}", kept, body)
+        headers = response.getheaders()
+        if response.status == 200 and "text/html" in (response.getheader("Content-Type") or ""):
+            yield Fetched(number, url, response.status, response.reason, headers, body)
+            number += 1
+            for link in _links(body):
+                target = urldefrag(urljoin(url, link)).url
+                if target not in seen and _is_page(target):
+                    seen.add(target)
+                    waiting.append(target)
+    connection.close()
 
 
-def _write_warc(out: Any, pages: Sequence[Fetched]) -> Iterator[int]:
-    writer = WARCWriter(out, gzip=True)
-    for page in pages:
+class WarcShards:
+    """The WARC files of a crawl: page number n goes to shard n modulo their number."""
+
+    def __init__(self, folder: Path, shards: int) -> None:
+        self.paths = [folder / f"{shard:05d}.warc.gz" for shard in range(shards)]
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files = [path.open("wb") for path in self.paths]
+        self._writers = [WARCWriter(file, gzip=True) for file in self._files]
+        for path, writer in zip(self.paths, self._writers, strict=True):
+            fields = f"software: {_SOFTWARE}\r\nformat: WARC File Format 1.0\r\nisPartOf: curation-demo\r\n"
+            self._record(writer, None, path.name, 0, "warcinfo", "application/warc-fields", fields.encode())
+
+    def add(self, page: Fetched) -> int:
+        """Write request, response and metadata of a page; returns its shard."""
+        shard = page.number % len(self.paths)
+        writer = self._writers[shard]
+        parts = urlsplit(page.url)
         request = StatusAndHeaders(
-            f"GET {urlsplit(page.url).path} HTTP/1.1", [("Host", urlsplit(page.url).netloc)], is_http_request=True
+            f"GET {parts.path or '/'} HTTP/1.1",
+            [("User-Agent", _AGENT), ("Accept", "text/html"), ("Host", parts.netloc)],
+            is_http_request=True,
         )
-        headers = _record_headers("request", page.url)
-        writer.write_record(
-            writer.create_warc_record(page.url, "request", http_headers=request, warc_headers_dict=headers)
-        )
-        yield out.tell()
-        response = StatusAndHeaders(page.status, page.headers, protocol="HTTP/1.1")
-        headers = _record_headers("response", page.url)
-        record = writer.create_warc_record(
-            page.url, "response", payload=io.BytesIO(page.body), http_headers=response, warc_headers_dict=headers
-        )
-        writer.write_record(record)
+        self._record(writer, page.url, page.url, page.number, "request", None, b"", request)
+        answer = StatusAndHeaders(f"{page.status} {page.reason}", page.headers, protocol="HTTP/1.1")
+        self._record(writer, page.url, page.url, page.number, "response", None, page.body, answer)
+        facts = b"fetchTimeMs: 12\r\n"
+        self._record(writer, page.url, page.url, page.number, "metadata", "application/warc-fields", facts)
+        return shard
 
+    def close(self) -> None:
+        """Finish the files."""
+        for file in self._files:
+            file.close()
 
-def _write_wat(out: Any, pages: Sequence[Fetched], warc: str, offsets: Sequence[int]) -> None:
-    writer = WARCWriter(out, gzip=True)
-    for page, offset in zip(pages, offsets, strict=True):
-        content = json.dumps(_envelope(page, warc, offset), ensure_ascii=False).encode()
-        headers = _record_headers("metadata", page.url)
-        headers["WARC-Refers-To"] = _record_headers("response", page.url)["WARC-Record-ID"]
+    def _record(
+        self,
+        writer: WARCWriter,
+        uri: str | None,
+        name: str,
+        number: int,
+        kind: str,
+        content_type: str | None,
+        payload: bytes,
+        http_headers: StatusAndHeaders | None = None,
+    ) -> None:
+        headers = {
+            "WARC-Record-ID": record_id(kind, name),
+            "WARC-Date": (_START + timedelta(seconds=number)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        if kind == "warcinfo":
+            headers["WARC-Filename"] = name
+        elif kind == "response":
+            headers["WARC-IP-Address"] = "127.0.0.1"
+        if kind in ("request", "metadata"):
+            headers["WARC-Concurrent-To"] = record_id("response", name)
         record = writer.create_warc_record(
-            page.url,
-            "metadata",
-            payload=io.BytesIO(content),
-            warc_content_type="application/json",
+            uri,
+            kind,
+            payload=io.BytesIO(payload),
+            length=len(payload),
+            warc_content_type=content_type or "",
             warc_headers_dict=headers,
+            http_headers=http_headers,
         )
         writer.write_record(record)
 
 
-def _record_headers(kind: str, url: str) -> dict[str, str]:
-    digits = hashlib.sha256(f"{kind} {url}".encode()).hexdigest()
-    identity = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:32]))
-    return {"WARC-Date": DATE, "WARC-Record-ID": f"<urn:uuid:{identity}>"}
+def record_id(kind: str, name: str) -> str:
+    """The same id for the same record in every build."""
+    return f"<urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'{kind} {name}')}>"
 
 
-def _envelope(page: Fetched, warc: str, offset: int) -> dict[str, Any]:
-    links = _Links()
-    links.feed(page.body.decode(_charset(page.body), "replace"))
-    head: dict[str, Any] = {"Title": links.title, "Metas": links.metas}
-    if links.base:
-        head["Base"] = links.base
-    return {
-        "Container": {"Filename": warc, "Compressed": True, "Offset": str(offset)},
-        "Envelope": {
-            "Format": "WARC",
-            "WARC-Header-Metadata": {"WARC-Type": "response", "WARC-Target-URI": page.url, "WARC-Date": DATE},
-            "Payload-Metadata": {
-                "Actual-Content-Type": "application/http; msgtype=response",
-                "HTTP-Response-Metadata": {
-                    "Response-Message": {"Status": page.status.partition(" ")[0], "Version": "HTTP/1.1"},
-                    "Headers": dict(page.headers),
-                    "HTML-Metadata": {"Head": head, "Links": links.links},
-                },
-            },
-        },
-    }
-
-
-def _charset(body: bytes) -> str:
-    start = body.find(b'<meta charset="') + len(b'<meta charset="')
-    return body[start : body.find(b'"', start)].decode("ascii")
-
-
-class _Links(HTMLParser):
-    """Links and head of a page, as Common Crawl's WAT extractor lists them."""
-
+class _Anchors(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
-        self.links: list[dict[str, str]] = []
-        self.metas: list[dict[str, str]] = []
-        self.base = ""
-        self.title = ""
-        self._in_title = False
+        self.found: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {name: value or "" for name, value in attrs}
-        if tag == "img" and "src" in values:
-            link = {"path": "IMG@/src", "url": values["src"]}
-            self.links.append(link | {name: values[name] for name in ("alt", "title") if values.get(name)})
-        elif tag == "a" and "href" in values:
-            self.links.append({"path": "A@/href", "url": values["href"]})
-        elif tag == "meta":
-            self.metas.append(values)
-        elif tag == "base":
-            self.base = values.get("href", "")
-        self._in_title = tag == "title"
+        if tag == "a":
+            self.found += [value for name, value in attrs if name == "href" and value]
 
-    def handle_data(self, data: str) -> None:
-        if self._in_title:
-            self.title += data
-            self._in_title = False
+
+def _links(body: bytes) -> list[str]:
+    parser = _Anchors()
+    parser.feed(body.decode("latin-1"))
+    return parser.found
+
+
+def _is_page(url: str) -> bool:
+    """Pages of the demo end in "/" or ".html"; what else is linked are pictures."""
+    return re.fullmatch(r"http://[a-z0-9.-]+\.test/(?:[^?#]*/|[^?#]*\.html)?", url) is not None

@@ -1,264 +1,145 @@
-"""The demo's web: pages and pictures of a dozen hosts, and for every pair what should become of it."""
+"""A small web: hosts with pages and files, and beside every picture-text pair what must become of it."""
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urljoin, urlsplit
 
-from PIL import Image
-
-from curation.demo_crawl.pictures import (
-    captions,
-    catalogue,
-    encoded,
-    jpeg,
-    mirrored,
-    picture,
-    resized,
-    trimmed,
-    watermarked,
-)
-
-PAIRS_A_PAGE = 10
-# host, charset and html lang of the gallery in each language
-GALLERIES = {
-    "en": ("photos.demo.test", "utf-8"),
-    "de": ("bilder.demo.test", "windows-1252"),
-    "fr": ("images.demo.test", "utf-8"),
-    "es": ("fotos.demo.test", "iso-8859-1"),
-    "zh": ("tupian.demo.test", "gbk"),
-    "ja": ("shashin.demo.test", "shift_jis"),
-    "ru": ("kartinki.demo.test", "windows-1251"),
+Via = Literal["both", "warc", "wat"]
+STAGE_OF = {
+    "extract": "url_blocked url_rejected text_too_short text_placeholder duplicate_pair opt_out_page",
+    "download": "http_404 http_410 http_5xx timeout too_many_redirects address_refused connection_failed truncated_body"
+    " bad_image not_an_image too_small aspect_extreme robots_disallowed opt_out_header opt_out_tdm",
+    "score": "similarity_low",
+    "dedup": "duplicate_sha256 duplicate_phash",
+    "safety": "known_hash",
+    "leakage": "leak_sha256 leak_phash",
+    "publish": "kept",
 }
-ALIKE = ("kept", "duplicate_sha256", "duplicate_phash", "similarity_low")
-"""What may become of a picture of which the web has several copies: of a group just one is kept."""
-
-TEXTURES = frozenset(["brick", "grass", "gravel"])
+_STAGES = {reason: stage for stage, reasons in STAGE_OF.items() for reason in reasons.split()}
 
 
-@dataclass
-class Route:
-    """What the server does for one path of one host."""
-
-    host: str
-    path: str
-    file: str = ""  # below site/
-    content_type: str = "text/html; charset=utf-8"
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    behaviour: str = "whole"  # whole, stall, reset, short, heals
-
-
-@dataclass
+@dataclass(frozen=True)
 class Expected:
-    """One pair of the site, as a browser reads it, and its right outcomes."""
+    """One line of truth.jsonl: a pair on a page and what must become of it.
+
+    expect    "kept", or a fault's or verdict's name; a list when several are right
+    stage     the stage that must say so: the one of the first name in expect
+    group     pairs of one name show one picture: exactly one is kept; null for a picture of its own
+    via       both, or the archive kind (warc, wat) that alone shows the pair
+    shard     archive that holds the page, filled in when the crawl is done
+    """
 
     url: str
     text: str
     page_url: str
-    expect: list[str]
+    expect: str | list[str]
+    language: str
+    stage: str
     group: str | None = None
+    via: Via = "both"
     note: str = ""
+    shard: int = -1
+
+
+@dataclass(frozen=True)
+class Resource:
+    """What a URL answers. fault names a behaviour of the server, see server.py; headers beyond Content-Type."""
+
+    body: bytes = b""
+    content_type: str = "image/jpeg"
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    fault: str = ""
+
+
+class Page:
+    """An HTML page that notes what each of its pictures must become."""
+
+    def __init__(self, site: Site, url: str, title: str, language: str = "en", charset: str = "utf-8") -> None:
+        self.site, self.url, self.title, self.language = site, url, title, language
+        self.charset = charset
+        self.head: list[str] = []
+        self.body: list[str] = []
+        self.headers: dict[str, str] = {}
+        self.declare_in = "meta"  # or "header"
+        site.pages[url] = self
+
+    def show(self, src: str, text: str, expect: str | list[str] = "kept", *, template: int = 0, **truth: Any) -> None:
+        """Show a picture with an alt text; src is written as given, template varies the markup."""
+        link, alt = html.escape(src), html.escape(text)
+        markup = (
+            f'<p><img src="{link}" alt="{alt}"></p>',
+            f'<figure><img alt="{alt}" width="400" src="{link}"><figcaption>{alt}</figcaption></figure>',
+            f'<a href="{link}"><IMG SRC="{link}" ALT="{alt}" class="photo wide"/></a>',
+            f"<div class='card'><img\n  loading='lazy'\n  src='{link}'\n  alt='{alt}' ></div>",
+        )[template % 4]
+        self.add(markup)
+        self.expect(src, text, expect, **truth)
+
+    def expect(self, src: str, text: str, expect: str | list[str] = "kept", **truth: Any) -> None:
+        """Note what a pair must become whose markup stands on the page already."""
+        first = expect if isinstance(expect, str) else expect[0]
+        url = urljoin(self.url, src) if not src.startswith(("data:", "javascript:")) else src
+        fields: dict[str, Any] = {"language": self.language, "stage": _STAGES[first]} | truth
+        self.site.expected.append(Expected(url=url, text=text, page_url=self.url, expect=expect, **fields))
+
+    def add(self, markup: str) -> None:
+        """Append markup as it is."""
+        self.body.append(markup)
+
+    def link(self, *urls: str) -> None:
+        """Append links to other pages."""
+        self.add("".join(f'<a href="{html.escape(url)}">{html.escape(urlsplit(url).path)}</a> ' for url in urls))
+
+    def resource(self) -> Resource:
+        """The page as its server sends it."""
+        declared = f'<meta charset="{self.charset}">' if self.declare_in == "meta" else ""
+        text = "\n".join(
+            [
+                "<!DOCTYPE html>",
+                f'<html lang="{self.language}"><head>{declared}<title>{html.escape(self.title)}</title>',
+                *self.head,
+                f"</head><body><h1>{html.escape(self.title)}</h1>",
+                *self.body,
+                "</body></html>",
+            ]
+        )
+        content_type = "text/html" + (f"; charset={self.charset}" if self.declare_in == "header" else "")
+        return Resource(text.encode(self.charset, "xmlcharrefreplace"), content_type, headers=self.headers)
 
 
 class Site:
-    """Collects routes, files and expectations; write() puts them into a folder."""
+    """All hosts of the demo: pages and files by URL, and the truth."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.routes: list[Route] = []
-        self.truth: list[Expected] = []
-        self.seeds: list[str] = []
-        self.known_unsafe: list[str] = []
+    def __init__(self) -> None:
+        self.pages: dict[str, Page] = {}
+        self.files: dict[str, Resource] = {}
+        self.expected: list[Expected] = []
 
-    def add(self, host: str, path: str, body: bytes, content_type: str = "image/jpeg", **route: object) -> str:
-        """Serve a body; returns its URL."""
-        name = f"{hashlib.sha256(body).hexdigest()[:20]}.bin"
-        target = self.folder / "site" / name
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(body)
-        self.routes.append(Route(host, path, name, content_type, **route))  # type: ignore[arg-type]
-        return f"http://{host}{path}"
-
-    def page(
-        self,
-        host: str,
-        path: str,
-        body: str,
-        *,
-        charset: str = "utf-8",
-        lang: str = "en",
-        head: str = "",
-        raw: bytes = b"",
-    ) -> str:
-        """Serve a page and let the crawler start at it; `raw` bytes are put before the closing tag as they are."""
-        declared = f'<meta charset="{charset}">'
-        text = f'<!doctype html><html lang="{lang}"><head>{declared}<title>{host}</title>{head}</head><body>\n{body}\n'
-        url = self.add(host, path, text.encode(charset) + raw + b"</body></html>", "text/html")
-        self.seeds.append(url)
+    def put(self, url: str, resource: Resource | bytes) -> str:
+        """Place a file at a URL and return the URL. A URL that is taken keeps its file, which must be the same."""
+        placed = resource if isinstance(resource, Resource) else Resource(resource)
+        if self.files.setdefault(url, placed) != placed:
+            raise AssertionError(f"two different files at {url}")
         return url
 
-    def expect(
-        self, url: str, text: str, page: str, outcomes: Sequence[str], group: str | None = None, note: str = ""
-    ) -> None:
-        """Say what should become of a pair."""
-        self.truth.append(Expected(url, text, page, list(outcomes), group, note))
-
-    def write(self) -> None:
-        """Write routes, truth and the operator's lists."""
-        (self.folder / "site" / "routes.json").write_text(json.dumps([asdict(r) for r in self.routes], indent=0))
-        lines = [json.dumps(asdict(expected), ensure_ascii=False) for expected in self.truth]
-        (self.folder / "truth.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        (self.folder / "blocklist.txt").write_text("# hosts that the operator does not want\nblocked-ads.test\n")
-        (self.folder / "known_unsafe.txt").write_text("\n".join(self.known_unsafe) + "\n")
-
-
-def img(src: str, alt: str, more: str = "") -> str:
-    """An img tag with an escaped alt."""
-    return f'<p><img src="{html.escape(src)}" alt="{html.escape(alt)}" {more}></p>'
-
-
-def build_site(folder: Path) -> Site:
-    """Build the whole site into a folder."""
-    from curation.demo_crawl.faults import add_faults
-
-    site = Site(folder)
-    add_galleries(site)
-    add_mirrors(site)
-    add_wrong_captions(site)
-    add_leaks(site)
-    add_faults(site)
-    site.write()
-    return site
-
-
-def add_galleries(site: Site) -> None:
-    """Each picture with its captions in every language; each host has its own size and compression of it."""
-    scales = {"en": 1.0, "de": 0.9, "fr": 0.8, "es": 0.75, "zh": 0.7, "ja": 0.65, "ru": 0.6}
-    for language, (host, charset) in GALLERIES.items():
-        pairs = []
-        for name, texts in captions().items():
-            spoken = texts.get(language, [])
-            for number, text in enumerate([spoken] if isinstance(spoken, str) else spoken):
-                quality = 92 if language == "en" else 85
-                image = picture(name) if language == "en" else resized(picture(name), scales[language])
-                path = f"/{name}{number or ''}.jpg"
-                site.add(host, path, jpeg(image, quality))
-                pairs.append((path, text, name))
-        for start in range(0, len(pairs), PAIRS_A_PAGE):
-            part = pairs[start : start + PAIRS_A_PAGE]
-            body = "".join(img(path, text) for path, text, _ in part)
-            page = site.page(host, f"/page{start // PAIRS_A_PAGE}.html", body, charset=charset, lang=language)
-            for path, text, name in part:
-                site.expect(f"http://{host}{path}", text, page, ALIKE, None if name in TEXTURES else name)
-
-
-def add_mirrors(site: Site) -> None:
-    """Copies as other sites make them, in three shapes of page: figure, lazy loading, picture with srcset."""
-    copies: dict[str, Callable[[Image.Image], bytes]] = {
-        "re-encoded": lambda image: jpeg(image, 60),
-        "resized": lambda image: jpeg(resized(image, 0.5), 85),
-        "trimmed": lambda image: jpeg(trimmed(image), 88),
-        "watermarked": lambda image: jpeg(watermarked(image), 88),
-    }
-    names = list(catalogue())
-    for kind, copy in copies.items():
-        host = f"{kind}.mirror.test"
-        for start in range(0, len(names), PAIRS_A_PAGE):
-            body = ""
-            expected = []
-            for at, name in enumerate(names[start : start + PAIRS_A_PAGE]):
-                text = captions()[name]["en"][-1]
-                url = site.add(host, f"/copies/{name}.jpg", copy(picture(name)))
-                if at % 3 == 0:
-                    body += f'<figure><img src="{name}.jpg"><figcaption>{html.escape(text)}</figcaption></figure>'
-                elif at % 3 == 1:
-                    body += img(
-                        "data:image/gif;base64,R0lGODlhAQABAAAAACw=", text, f'data-src="{name}.jpg" loading="lazy"'
-                    )
-                else:
-                    body += f'<picture><source srcset="{name}.jpg 1x">{img(f"{name}.jpg", text)}</picture>'
-                expected.append((url, text, name))
-            page = site.page(
-                host, f"/page{start // PAIRS_A_PAGE}.html", body, head=f'<base href="http://{host}/copies/">'
-            )
-            for url, text, name in expected:
-                # what pHash does not see through within its radius is a picture of its own: cuts of fine detail
-                beyond = kind == "trimmed" or name in TEXTURES
-                site.expect(url, text, page, ALIKE, None if beyond else name, kind)
-
-
-def add_wrong_captions(site: Site) -> None:
-    """Pictures under the caption of another one."""
-    whole = [name for name, entry in catalogue().items() if "box" not in entry]
-    body, expected = "", []
-    for at, name in enumerate(whole):
-        other = whole[(at + 5) % len(whole)]
-        text = captions()[other]["en"][0]
-        url = site.add("wrong.demo.test", f"/{name}-{at}.jpg", jpeg(resized(picture(name), 0.95), 80))
-        body += img(url, text)
-        expected.append((url, text, f"shows {name}, says {other}"))
-    page = site.page("wrong.demo.test", "/", body)
-    for url, text, note in expected:
-        site.expect(url, text, page, ["similarity_low"], None, note)
-
-
-def add_leaks(site: Site) -> None:
-    """Pictures of an evaluation set, and pictures that the operator lists as known and unsafe."""
-    host, body, expected = "blog.demo.test", "", []
-    (site.folder / "evalset").mkdir(parents=True)
-    shown: dict[str, tuple[str, Callable[[bytes, Image.Image], bytes] | None]] = {
-        "cat": ("leak_sha256", lambda data, _: data),
-        "pagoda": ("leak_phash", lambda _, image: jpeg(image, 70)),
-        "rocket": ("leak_phash", lambda _, image: jpeg(resized(image, 0.7), 85)),
-        "coffee": ("leak_sha256", lambda data, _: data),
-        "coins": ("", None),
-    }
-    items = []
-    for name, (verdict, copy) in shown.items():
-        image, text = mirrored(picture(name)), captions()[name]["en"][0]
-        data = jpeg(image, 95)
-        (site.folder / "evalset" / f"{name}.jpg").write_bytes(data)
-        items.append(json.dumps({"image": f"{name}.jpg", "caption": text}))
-        if copy is not None:
-            url = site.add(host, f"/holiday/{name}.jpg", copy(data, image))
-            body += img(url, text)
-            expected.append((url, text, verdict, "evaluation set"))
-    (site.folder / "evalset" / "items.jsonl").write_text("\n".join(items) + "\n")
-    for name in ("dahlia", "motorcycle", "officer"):
-        data = jpeg(mirrored(picture(name)), 91)
-        site.known_unsafe.append(f"{hashlib.sha256(data).hexdigest()}  operator's case {name}")
-        if name != "officer":
-            text = captions()[name]["en"][0]
-            url = site.add(host, f"/listed/{name}.jpg", data)
-            body += img(url, text)
-            expected.append((url, text, "known_hash", "operator's list"))
-    page = site.page(host, "/", body)
-    for url, text, verdict, note in expected:
-        site.expect(url, text, page, [verdict], None, note)
-
-
-def odd_formats() -> dict[str, tuple[bytes, str]]:
-    """The same picture in formats that are unusual and right: suffix -> bytes and content type."""
-    image = picture("cat")
-    faint = image.convert("RGBA")
-    faint.putalpha(255)
-    turned = image.transpose(Image.Transpose.ROTATE_90)
-    exif = image.getexif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
-    return {
-        "palette.png": (encoded(image.quantize(128), "PNG"), "image/png"),
-        "alpha.png": (encoded(faint, "PNG"), "image/png"),
-        "cmyk.jpg": (encoded(image.convert("CMYK"), "JPEG", quality=92), "image/jpeg"),
-        "photo.webp": (encoded(image, "WEBP", quality=90), "image/webp"),
-        "moving.gif": (
-            encoded(image.quantize(64), "GIF", save_all=True, append_images=[mirrored(image).quantize(64)] * 3),
-            "image/gif",
-        ),
-        "turned.jpg": (jpeg(turned, 92, exif=exif), "image/jpeg"),
-    }
+    def write(self, folder: Path) -> None:
+        """Write bodies to folder/host/path and how they are answered to folder/responses.json."""
+        answers: dict[str, dict[str, object]] = {}
+        everything = self.files | {url: page.resource() for url, page in self.pages.items()}
+        for url, resource in sorted(everything.items()):
+            parts = urlsplit(url)
+            address = parts.netloc + parts.path
+            path = address + "index.html" if address.endswith("/") else address
+            if resource.body:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).write_bytes(resource.body)
+            answer = asdict(resource)
+            answer["body"] = path if resource.body else None
+            answers[address] = answer
+        (folder / "responses.json").write_text(json.dumps(answers, indent=0, sort_keys=True), "utf-8")

@@ -5,56 +5,82 @@ import pytest
 
 from curation.demo_crawl.verdicts_check import compare
 
+PAGE = "http://p.test/"
 
-def truth(tmp_path: Path, *pairs: dict) -> Path:
-    path = tmp_path / "truth.jsonl"
-    full = [{"text": "t", "page_url": "p", "group": None, "note": ""} | pair for pair in pairs]
-    path.write_text("\n".join(map(json.dumps, full)))
+
+def truth(folder: Path, *pairs: dict) -> Path:
+    path = folder / "truth.jsonl"
+    whole = [{"page_url": PAGE, "text": "a text", "group": None, "via": "both"} | pair for pair in pairs]
+    path.write_text("\n".join(map(json.dumps, whole)), "utf-8")
     return path
 
 
 @pytest.fixture
-def pairs(tmp_path: Path) -> Path:
+def small(tmp_path: Path) -> Path:
+    copies = {"expect": ["duplicate_phash", "kept"], "group": "g", "stage": "dedup"}
     return truth(
         tmp_path,
-        {"url": "a", "expect": ["kept", "duplicate_phash"], "group": "g"},
-        {"url": "b", "expect": ["kept", "duplicate_phash"], "group": "g"},
-        {"url": "c", "expect": ["http_404"]},
-        {"url": "d", "expect": ["similarity_low"]},
+        {"url": "a", "expect": "kept", "stage": "publish"},
+        {"url": "b", "expect": "http_404", "stage": "download"},
+        {"url": "c", "expect": "similarity_low", "stage": "score"},
+        {"url": "d"} | copies,
+        {"url": "e"} | copies,
     )
 
 
 def outcomes(**by_url: str) -> list[tuple[str, str, str, str]]:
-    return [(url, "t", "p", outcome) for url, outcome in by_url.items()]
+    right = {"a": "kept", "b": "http_404", "c": "similarity_low", "d": "kept", "e": "duplicate_phash"}
+    return [(url, "a text", PAGE, outcome) for url, outcome in (right | by_url).items()]
 
 
-def test_all_right(pairs: Path) -> None:
-    found = compare(pairs, outcomes(a="kept", b="duplicate_phash", c="http_404", d="similarity_low"))
-    assert found.good
-    assert found.right == {"kept": 1, "duplicate_phash": 1, "http_404": 1, "similarity_low": 1}
+def test_all_as_it_should_be(small: Path) -> None:
+    result = compare(small, outcomes())
+    assert result.good
+    assert result.groups == 1
+    assert result.right == {"kept": 2, "http_404": 1, "similarity_low": 1, "duplicate_phash": 1}
+    assert result.precision("kept") == result.recall("http_404") == 1.0
+    assert "1.000" in result.render()
 
 
-@pytest.mark.parametrize(
-    ("changed", "problem"),
-    [
-        ({"c": "timeout"}, "timeout, expected http_404"),
-        ({"c": "kept"}, "kept, expected http_404"),
-        ({"b": "kept"}, "group g: 2 kept"),
-        ({"e": "kept"}, "the truth knows no such pair"),
-    ],
-)
-def test_what_is_wrong_is_named(pairs: Path, changed: dict[str, str], problem: str) -> None:
-    right = {"a": "kept", "b": "duplicate_phash", "c": "http_404", "d": "similarity_low"}
-    found = compare(pairs, outcomes(**(right | changed)))
-    assert not found.good
-    assert problem in found.render()
+def test_a_wrong_verdict_counts_against_both(small: Path) -> None:
+    result = compare(small, outcomes(b="timeout"))
+    assert not result.good
+    assert result.recall("http_404") == 0.0
+    assert result.precision("timeout") == 0.0
+    assert "b" in result.problems[0]
 
 
-def test_a_missing_sample_is_named(pairs: Path) -> None:
-    assert "0 samples, expected one" in compare(pairs, outcomes(a="kept")).render()
+def test_what_the_model_misjudges_is_counted_but_no_problem(small: Path) -> None:
+    result = compare(small, outcomes(a="similarity_low", c="kept", d="similarity_low", e="kept"))
+    assert result.good
+    assert len(result.misjudged) == 3
+    assert result.precision("similarity_low") == 0.0
 
 
-def test_models_may_err_and_it_is_counted(pairs: Path) -> None:
-    found = compare(pairs, outcomes(a="kept", b="duplicate_phash", c="http_404", d="kept"))
-    assert found.good
-    assert (found.wrong["kept"], found.missed["similarity_low"]) == (1, 1)
+@pytest.mark.parametrize("outcome", ["kept", "duplicate_phash"])
+def test_of_a_group_exactly_one_is_kept(small: Path, outcome: str) -> None:
+    assert not compare(small, outcomes(d=outcome, e=outcome)).good
+
+
+def test_absent_and_unknown_pairs_are_problems(small: Path) -> None:
+    assert not compare(small, outcomes()[1:]).good
+    assert not compare(small, [*outcomes(), ("x", "a text", PAGE, "kept")]).good
+
+
+def test_the_same_pair_twice_on_a_page(tmp_path: Path) -> None:
+    twice = {"url": "a", "expect": ["duplicate_pair", "kept"], "group": "g", "stage": "extract"}
+    path = truth(tmp_path, twice, twice)
+    given = [("a", "a text", PAGE, outcome) for outcome in ("kept", "duplicate_pair")]
+    assert compare(path, given).good
+    assert compare(path, reversed(given)).good
+
+
+def test_texts_are_compared_as_they_are_read(tmp_path: Path) -> None:
+    path = truth(tmp_path, {"url": "a", "text": "one  two\u200b\ufffd", "expect": "kept", "stage": "publish"})
+    assert compare(path, [("a", "one two", PAGE, "kept")]).good
+
+
+def test_pairs_of_the_other_archive_are_left_out(tmp_path: Path) -> None:
+    path = truth(tmp_path, {"url": "a", "expect": "kept", "stage": "publish", "via": "warc"})
+    assert not compare(path, []).good
+    assert compare(path, [], archive="wat").good
