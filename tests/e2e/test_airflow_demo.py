@@ -174,7 +174,8 @@ def test_the_demo_after_one_that_was_killed(tmp_path: Path) -> None:
     killed = demo(tmp_path, "--shards", "1")
     read_until(killed, r"extract: \d+ rows")
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    with killed:
+        pass  # reaped, and its pipe closed
     home = tmp_path / "airflow"
     assert marked(home), "Airflow outlives a killed starter"
 
