@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import signal
@@ -99,8 +100,7 @@ def _demo_run(options: argparse.Namespace, folder: Path, store: str, server: Air
     server.spawn("demo-web", [sys.executable, "-m", "curation.demo_crawl.server", str(crawl), "--port", str(port)])
     index_folder(Store(store), EVALSET, crawl / "evalset")
     return {
-        # another build of the crawl is another dump: what was made of the old one is not its own
-        "dump": f"demo-{(crawl / 'complete').read_text()[:8]}",
+        "dump": f"demo-{_content(crawl / 'crawl')[:8]}",
         "source": str(crawl / "crawl"),
         "shards": _shards(options.shards),
         "recipe": options.recipe or "demo",
@@ -110,6 +110,11 @@ def _demo_run(options: argparse.Namespace, folder: Path, store: str, server: Air
             "stages.safety.known_hashes": str(crawl / "known_unsafe.txt"),
         },
     }
+
+
+def _content(folder: Path) -> str:
+    """Digest of the archives: another build of the crawl is another dump, with nothing done yet."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.iterdir()))).hexdigest()
 
 
 def _real_run(options: argparse.Namespace) -> dict[str, Any]:
