@@ -103,6 +103,8 @@ class AirflowServer:
             )
         self._processes[name] = process
         self._leader = self._leader or process.pid
+        with (self.home / "processes").open("a") as known:
+            known.write(f"{process.pid} {_born(process.pid)}\n")
 
     def check(self) -> None:
         """Raise OutageError with the end of its log when a process of the group is gone."""
@@ -121,8 +123,11 @@ class AirflowServer:
                 _signal(os.killpg, self._leader, sign)
             if self._gone(patience_s):
                 break
+        else:
+            self._say(f"processes {self._alive()} of {self.home} do not end")
         self._processes.clear()
         self._leader = 0
+        (self.home / "processes").unlink(missing_ok=True)
         if self._lock:
             self._lock.close()
             self._lock = None
@@ -253,21 +258,37 @@ class AirflowServer:
 
 
 def _marked(home: Path) -> list[int]:
-    """Processes whose environment carries this home's mark. Where there is no /proc, none are found."""
+    """Processes of a home: by the mark in their environment, or by number and birth as the home has noted them.
+
+    Both are needed: a process that renames itself loses its environment, and one's children are not noted. Where there
+    is no /proc, none are found.
+    """
     mark = f"{MARK}={home}".encode()
+    notes = home / "processes"
+    noted = set(notes.read_text().splitlines()) if notes.exists() else set()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
+        pid = int(folder.name)
         try:
-            if mark in (folder / "environ").read_bytes().split(b"\0") and _runs(folder):
-                found.append(int(folder.name))
+            ours = mark in (folder / "environ").read_bytes().split(b"\0") or f"{pid} {_born(pid)}" in noted
         except OSError:
             continue  # ended meanwhile, or another user's
-    return [pid for pid in found if pid != os.getpid()]
+        if ours and pid != os.getpid() and _stat(pid)[:1] != ["Z"]:
+            found.append(pid)
+    return found
 
 
-def _runs(folder: Path) -> bool:
-    # the state follows the command's name, which may itself hold spaces and parentheses
-    return (folder / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+def _born(pid: int) -> str:
+    """Clock ticks from the system's start to the process's: with the number, it names one process for good."""
+    return _stat(pid)[19] if _stat(pid) else ""
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        # the fields follow the command's name, which may itself hold spaces and parentheses
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def _signal(send: Callable[[int, int], None], pid: int, sign: int) -> None:
