@@ -258,29 +258,33 @@ class AirflowServer:
 
 
 def _marked(home: Path) -> list[int]:
-    """Processes of a home: by the mark in their environment, or by number and birth as the home has noted them.
+    """Processes of a home: by the mark in their environment, or in the group of one that the home has noted.
 
-    Both are needed: a process that renames itself loses its environment, and one's children are not noted. Where there
-    is no /proc, none are found.
+    Both are needed: a process that renames itself loses its environment, and the groups of some children are their own.
+    Where there is no /proc, none are found.
     """
     mark = f"{MARK}={home}".encode()
     notes = home / "processes"
     noted = set(notes.read_text().splitlines()) if notes.exists() else set()
+    alive = {int(folder.name): _stat(int(folder.name)) for folder in Path("/proc").glob("[0-9]*")}
+    groups = {stat[2] for pid, stat in alive.items() if stat and f"{pid} {stat[19]}" in noted}
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        pid = int(folder.name)
+    for pid, stat in alive.items():
+        if not stat or stat[0] == "Z" or pid == os.getpid():
+            continue
         try:
-            ours = mark in (folder / "environ").read_bytes().split(b"\0") or f"{pid} {_born(pid)}" in noted
+            marked = mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:
-            continue  # ended meanwhile, or another user's
-        if ours and pid != os.getpid() and _stat(pid)[:1] != ["Z"]:
+            marked = False  # ended meanwhile, or another user's
+        if marked or stat[2] in groups:
             found.append(pid)
     return found
 
 
 def _born(pid: int) -> str:
     """Clock ticks from the system's start to the process's: with the number, it names one process for good."""
-    return _stat(pid)[19] if _stat(pid) else ""
+    stat = _stat(pid)
+    return stat[19] if stat else ""
 
 
 def _stat(pid: int) -> list[str]:
