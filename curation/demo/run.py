@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     # a log has no width of its own: wide enough for the funnel
     console = Console() if sys.stdout.isatty() else Console(width=160, soft_wrap=True)
+    # a shell that starts us in the background has us ignore Ctrl-C's signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, _leave)
     try:
