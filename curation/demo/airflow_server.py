@@ -23,6 +23,7 @@ from curation.errors import ConfigError, OutageError
 
 MARK = "CURATION_DEMO"  # in the environment of every process of the group; names the folder it belongs to
 ADMIN = "admin"
+PORT = 8080  # where Airflow's users look for it
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 Say = Callable[[str], None]
 
@@ -57,6 +58,7 @@ class AirflowServer:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._leader = 0
         self._lock: IO[str] | None = None
+        self._claim: socket.socket | None = None
         self.url = ""
         if not (checkout / "dags").is_dir():
             raise ConfigError(f"{checkout} has no folder dags: the demo runs from a checkout of the repository")
@@ -81,7 +83,7 @@ class AirflowServer:
 
     def start(self) -> None:
         """Migrate the database and start Airflow's components; `self.url` says where it will answer."""
-        port = free_port(8080)
+        port = self._port()
         self.url = f"http://127.0.0.1:{port}"
         environment = self._environment(port)
         self._migrate(environment)
@@ -131,6 +133,20 @@ class AirflowServer:
         if self._lock:
             self._lock.close()
             self._lock = None
+        if self._claim:
+            self._claim.close()
+            self._claim = None
+
+    def _port(self) -> int:
+        """8080 unless it is taken, also by a demo that has yet to listen on it: Airflow takes seconds to get there."""
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0{MARK}-{PORT}")  # an abstract name: gone with the process, whatever ends it
+        except OSError:
+            claim.close()
+            return free_port()
+        self._claim = claim
+        return free_port(PORT)
 
     def _alive(self) -> list[int]:
         own = [process.pid for process in self._processes.values() if process.poll() is None]

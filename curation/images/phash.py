@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image
-from scipy import fftpack
 
 PHASH = "imagehash.phash-8x8/4.3"
 """Algorithm and version, for receipts: hashes of other makers (imagededup, PDQ) are not comparable."""
@@ -20,6 +19,8 @@ def phash(pixels: np.ndarray) -> tuple[str, float]:
     source   imagehash 4.x: L, 32x32 Lanczos, DCT-II of columns then rows, top-left 8x8 with DC, bit = coefficient >
              median, row-major
     """
+    from scipy import fftpack  # 0.3 s that only a task that decodes pictures should pay
+
     grey = np.asarray(Image.fromarray(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
     # scipy's own transform, not a matrix product: on flat rows the sign of a rounding error decides a bit
     dct = fftpack.dct(fftpack.dct(grey, axis=0), axis=1)[:_KEPT, :_KEPT]

@@ -8,10 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
-import boto3
 import urllib3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 from curation.errors import BadShardError, OutageError
 
@@ -63,6 +60,8 @@ class RemoteStream(io.RawIOBase):
         return b""
 
     def _read(self, size: int) -> bytes:
+        from botocore.exceptions import BotoCoreError  # here and below: 0.4 s that local archives save
+
         if self._position == self._size:
             return b""
         if self._body is None:
@@ -115,6 +114,8 @@ def http_ranges(url: str) -> Ranges:
 
 def s3_ranges(location: str) -> Ranges:
     """Ranges of an archive in S3."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
     bucket, key = _bucket_and_key(location)
 
     def open_at(offset: int) -> tuple[Any, int | None]:
@@ -133,6 +134,8 @@ def s3_ranges(location: str) -> Ranges:
 
 def list_s3(pattern: str) -> Iterator[str]:
     """Locations under an s3:// prefix or matching an s3:// glob. Raises BadShardError or OutageError."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
     bucket, key = _bucket_and_key(pattern)
     wild = min((key.find(mark) for mark in "*?[" if mark in key), default=-1)
     prefix = key[:wild] if wild >= 0 else key
@@ -148,10 +151,10 @@ def list_s3(pattern: str) -> Iterator[str]:
         raise OutageError(f"{pattern}: {failure}") if isinstance(failure, Unreachable) else failure from error
 
 
-def _s3_failure(location: str, error: ClientError | BotoCoreError) -> Exception:
-    if not isinstance(error, ClientError):
-        from botocore.exceptions import NoCredentialsError, PartialCredentialsError
+def _s3_failure(location: str, error: Exception) -> Exception:
+    from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
 
+    if not isinstance(error, ClientError):
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             return BadShardError(f"{location}: expected credentials for S3, found none: set AWS_ACCESS_KEY_ID")
         return Unreachable(str(error))
@@ -175,5 +178,8 @@ def _pool() -> urllib3.PoolManager:
 
 @lru_cache(maxsize=1)
 def _s3() -> Any:
+    import boto3
+    from botocore.config import Config
+
     # retries are RemoteStream's: one policy for the request and for the body, which botocore leaves alone
     return boto3.client("s3", config=Config(retries={"total_max_attempts": 2}, read_timeout=_TIMEOUT_S))

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
@@ -19,7 +19,10 @@ from curation.images.decode import Resize, Undecodable, decode_picture
 from curation.images.phash import PHASH
 from curation.schema import COLUMNS, schema
 from curation.stages.base import Resource, Stage, Tally, runtime
-from curation.web.client import FIRST_SHARE, Fetcher, Limits, Response
+from curation.web.room import FIRST_SHARE
+
+if TYPE_CHECKING:  # aiohttp takes 0.5 s to import, which only a task that downloads should pay
+    from curation.web.client import Fetcher, Response
 
 _COLUMNS = tuple(name for name, column in COLUMNS.items() if column.producer == "download")
 _AHEAD_BATCHES = 4  # so that one slow URL does not hold up thousands: bounded, since finished pictures wait in memory
@@ -116,6 +119,8 @@ class Download(Stage):
                 loop.wait(fetcher.__aexit__())
 
     async def _started(self) -> Fetcher:
+        from curation.web.client import Fetcher, Limits
+
         limits = Limits(
             agent=self.user_agent,
             directives=frozenset(self.directives),

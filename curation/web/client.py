@@ -21,11 +21,10 @@ from curation.verdicts import Fault
 from curation.web.consent import ROBOTS_BYTES, Robots, header_refusal, tdm_refusal
 from curation.web.guard import AddressRefused, GuardedResolver
 from curation.web.outage import CONNECTION_FAULTS, Ledger
-from curation.web.room import Room, Share
+from curation.web.room import FIRST_SHARE, Room, Share
 
 _HEALS = frozenset([Fault.CONNECTION_FAILED, Fault.TIMEOUT, Fault.TRUNCATED_BODY, Fault.HTTP_5XX, Fault.HTTP_429])
 _HOST_FAILURES = 10  # in a row at connection level, then the host is left alone for the rest of the task
-FIRST_SHARE = 256 << 10  # bytes of memory that a request takes before its body's length is known
 _SMALL_BYTES = 1 << 20  # tdmrep.json
 _REDIRECTS = (301, 302, 303, 307, 308)
 _RETRY_AFTER_S = 20.0  # a host that asks for more gets its pictures fetched by another run

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+FIRST_SHARE = 256 << 10  # bytes of memory that a request takes before its body's length is known
+
 
 class Room:
     """So many bytes for everything in flight; used within one event loop.

@@ -18,7 +18,7 @@ from curation.images.decode import Undecodable
 from curation.schema import schema
 from curation.stages.download import Download
 from curation.verdicts import Fault
-from curation.web.client import FIRST_SHARE
+from curation.web.room import FIRST_SHARE
 from tests.curation.stages.hostile_web import CAT, PNG, Web
 
 

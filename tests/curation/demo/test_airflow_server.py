@@ -1,0 +1,28 @@
+"""Ports of the demo's Airflow; all else of it is driven for real in tests/e2e."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from curation.demo import airflow_server
+from curation.demo.airflow_server import AirflowServer, free_port
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_a_port_that_somebody_listens_on_is_left_alone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert free_port(port) not in (0, port)
+    assert free_port(port) == port
+
+
+def test_two_demos_that_start_together_get_two_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(airflow_server, "PORT", free_port())
+    with AirflowServer(tmp_path / "a", ROOT, {}) as first:
+        assert first._port() == airflow_server.PORT
+        with AirflowServer(tmp_path / "b", ROOT, {}) as second:
+            assert second._port() != airflow_server.PORT
+    with AirflowServer(tmp_path / "b", ROOT, {}) as second:
+        assert second._port() == airflow_server.PORT
