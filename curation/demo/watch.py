@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -154,19 +154,17 @@ def follow(watch: Watch, console: Console, check: Callable[[], None]) -> None:
         while True:
             check()
             watch.look()
-            live.update(table(watch), refresh=True)
+            live.update(Group(_heading(watch), table(watch)), refresh=True)
             if watch.ended:
                 return
             time.sleep(POLL_S)
 
 
 def table(watch: Watch) -> Table:
-    """Stages by shards, rates, elapsed and remaining time."""
+    """Stages by shards, and rates."""
     shards = sorted({cell.map_index: cell.shard for cell in watch.cells.values() if cell.map_index >= 0}.items())
     wide = len(shards) > WIDEST
-    left = watch.left_s()
-    rest = "" if watch.ended else f" · about {_clock(left)} left" if left is not None else ""
-    view = Table(title=f"{watch.run} · {watch.state} · {_clock(watch.elapsed_s)}{rest}", title_justify="left")
+    view = Table()
     view.add_column("task")
     for index, label in [] if wide else shards:
         view.add_column(label or f"{index:05d}", justify="center")
@@ -178,6 +176,12 @@ def table(watch: Watch) -> Table:
         cells = {cell.map_index: cell for cell in watch.cells.values() if cell.task == task}
         view.add_row(task.rpartition(".")[2], *_states(task, cells, shards, wide), *_rates(cells.values()))
     return view
+
+
+def _heading(watch: Watch) -> Text:
+    left = watch.left_s()
+    rest = "" if watch.ended else f" · about {_clock(left)} left" if left is not None else ""
+    return Text(f"{watch.run} · {watch.state} · {_clock(watch.elapsed_s)}{rest}", "italic")
 
 
 def _states(task: str, cells: dict[int, Cell], shards: list[tuple[int, str]], wide: bool) -> list[Text]:
