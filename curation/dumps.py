@@ -5,14 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 from functools import lru_cache
-from typing import Literal
 
 from curation.errors import ConfigError
-from curation.sources.archives import list_archives
+from curation.sources.archives import ArchiveKind, list_archives
 from curation.store import Store
 
 
-def register(store: Store, dump: str, source: str, kind: Literal["wat", "warc"]) -> int:
+def register(store: Store, dump: str, source: str, kind: ArchiveKind) -> int:
     """List the dump's archives and keep the list in the store; returns their number.
 
     A list that stands there already is kept as it is: shard 00007 is the same archive for ever. Raises ConfigError

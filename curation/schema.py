@@ -32,12 +32,16 @@ COLUMNS: dict[str, Column] = {
     "url": Column(pa.string(), "extract", "absolute image URL in canonical form"),
     "text": Column(pa.string(), "extract", "caption: the alt (or other kind) after clean_text"),
     "alt": Column(pa.string(), "extract", "text as found in the page, entities decoded"),
-    "text_kind": Column(pa.string(), "extract", "alt, title, aria-label, figcaption, og, json-ld"),
-    "page_url": Column(pa.string(), "extract", "page on which the pair stands"),
+    "text_kind": Column(
+        pa.string(), "extract", "alt, title, aria-label, figcaption, og, json-ld; table: a URL table's"
+    ),
+    "page_url": Column(pa.string(), "extract", "page on which the pair stands", "", "none named: a URL table"),
     "page_language": Column(pa.string(), "extract", "html lang attribute, primary subtag", "", "none declared"),
     "page_opt_out": Column(pa.bool_(), "extract", "the page's meta robots refuses use for AI"),
-    "warc_filename": Column(pa.string(), "extract", "archive the pair was read from"),
-    "warc_record_offset": Column(pa.int64(), "extract", "offset of the record in the archive", "bytes"),
+    "warc_filename": Column(pa.string(), "extract", "archive, or URL table, the pair was read from"),
+    "warc_record_offset": Column(
+        pa.int64(), "extract", "offset of the record in the archive; of a URL table the number of the row", "bytes"
+    ),
     "url_class": Column(pa.string(), "extract", "ok, blocked, scheme, extension, pattern, length, host"),
     "text_class": Column(pa.string(), "extract", "ok, placeholder, filename, boilerplate"),
     "n_chars": Column(pa.int32(), "extract", "length of text", "code points"),
@@ -46,6 +50,12 @@ COLUMNS: dict[str, Column] = {
     "language_confidence": Column(pa.float32(), "extract", "confidence of language", "0..1"),
     "partition": Column(pa.string(), "extract", "LAION's split by language: en, multi, nolang"),
     "duplicate_pair": Column(pa.bool_(), "extract", "the same sample_id stood earlier in this shard"),
+    "expected_sha256": Column(
+        pa.string(), "extract", "of the bytes once fetched, as a URL table says", "64 hex digits", "none given"
+    ),
+    "expected_phash": Column(
+        pa.string(), "extract", "imagehash.phash of the picture, as a URL table says", "16 hex digits", "none given"
+    ),
     # download
     "image": Column(pa.binary(), "download", "picture after resizing, encoded", "bytes", _UNMEASURED),
     "image_format": Column(pa.string(), "download", "format of image: jpeg, png, webp", "", _UNMEASURED),
@@ -65,6 +75,18 @@ COLUMNS: dict[str, Column] = {
     "http_status": Column(pa.int16(), "download", "status of the last response", "", "no response"),
     "final_url": Column(pa.string(), "download", "URL after redirects", "", "not redirected"),
     "etag": Column(pa.string(), "download", "ETag as sent", "", "none sent"),
+    "exif": Column(pa.string(), "download", "JSON of the EXIF fields asked for", "", "none asked for, or none there"),
+    "same_on_host": Column(
+        pa.int32(),
+        "download",
+        "URLs of this host in the shard that gave these very bytes: many for a placeholder",
+        ">= 1",
+        "no body",
+    ),
+    "identity": Column(pa.string(), "download", "against expected_sha256: same, changed", "", "none expected, no body"),
+    "phash_distance": Column(
+        pa.int32(), "download", "bits in which phash differs from expected_phash", "0..64", "none expected, unmeasured"
+    ),
     "consent": Column(pa.string(), "download", "the robots line or header that refused", "", "nothing refused"),
     "fetch_ms": Column(pa.int32(), "download", "time from first request to last byte", "ms", "not requested"),
     # score

@@ -9,42 +9,46 @@ from typing import BinaryIO, Literal, cast
 from urllib.parse import urlsplit
 
 from curation.errors import BadShardError, ConfigError
-from curation.sources import common_crawl
+from curation.sources import common_crawl, url_table
 from curation.sources.remote import RemoteStream, http_ranges, list_s3, s3_ranges
 
-ArchiveKind = Literal["wat", "warc"]
+ArchiveKind = Literal["wat", "warc", "url_table"]
 _COMPRESSIONS = ("", ".gz", ".zst", ".lz4")
 
 
 def list_archives(source: str, kind: ArchiveKind) -> list[str]:
-    """Locations of a dump's archives, sorted.
+    """Locations of a dump's archives, sorted; of URL tables those of their shards (url_table.shard_locations).
 
-    source  a folder (searched to its depths), file or glob, local or s3://bucket/prefix; or a Common Crawl id such as
-            CC-MAIN-2026-05, whose wat.paths.gz or warc.paths.gz is read
+    source  a folder (searched to its depths), file or glob, local or s3://bucket/prefix; one http(s):// file; or a
+            Common Crawl id such as CC-MAIN-2026-05, whose wat.paths.gz or warc.paths.gz is read
     raises  ConfigError that names `source` when there is nothing of this kind or it cannot be read
     """
-    if common_crawl.is_dump(source):
+    if common_crawl.is_dump(source) and kind != "url_table":
         return common_crawl.list_archives(source, kind)
     try:
-        found = _in_s3(source, kind) if source.startswith("s3://") else _in_folder(source, kind)
+        found = sorted(_files(source, kind))
+        if kind == "url_table":
+            found = [shard for path in found for shard in _table_shards(path)]
     except (OSError, BadShardError) as error:
         raise ConfigError(f"source: {source} cannot be read: {error}") from error
     if not found:
+        names = ", ".join(f"*{suffix}" for suffix in _suffixes(kind))
         raise ConfigError(
-            f"source: no {kind} archives in {source}: expected a folder, a glob or an s3:// prefix with"
-            f" *.{kind}, *.{kind}.gz or *.{kind}.zst files, or a Common Crawl id such as CC-MAIN-2026-05"
+            f"source: no {kind} in {source}: expected a folder, a glob or an s3:// prefix with files {names},"
+            " or a Common Crawl id such as CC-MAIN-2026-05"
         )
-    return sorted(found)
+    return found
 
 
 def open_archive(location: str) -> BinaryIO:
     """Open an archive for reading from its start, as stored.
 
-    location  path, http(s):// or s3:// URL. Remote archives are read as they come, never copied; a broken connection
-              is taken up where it broke.
+    location  path, http(s):// or s3:// URL; rows that it names (#rows=) are the reader's to find. Remote archives are
+              read as they come, never copied; a broken connection is taken up where it broke. Seekable.
     raises    BadShardError when there is no such archive or it may not be read; OutageError, here or from read(), when
               the network or the server fails. A remote stream never ends before its announced length.
     """
+    location, _ = url_table.split_location(location)
     ranges = _ranges(location)
     if ranges is not None:
         return cast(BinaryIO, io.BufferedReader(RemoteStream(location, ranges), 1 << 20))
@@ -59,6 +63,17 @@ def _ranges(location: str) -> "Callable[[int], tuple[BinaryIO, int | None]] | No
     if scheme == "s3":
         return s3_ranges(location)
     return http_ranges(location) if scheme in ("http", "https") else None
+
+
+def _files(source: str, kind: ArchiveKind) -> list[str]:
+    if source.startswith("s3://"):
+        return _in_s3(source, kind)
+    return [source] if source.startswith(("http://", "https://")) else _in_folder(source, kind)
+
+
+def _table_shards(path: str) -> list[str]:
+    with open_archive(path) as stream:
+        return url_table.shard_locations(stream, path)
 
 
 def _in_folder(source: str, kind: ArchiveKind) -> list[str]:
@@ -80,5 +95,8 @@ def _in_s3(source: str, kind: ArchiveKind) -> list[str]:
 
 def _is_archive(name: str, kind: ArchiveKind) -> bool:
     """Whether a file name is one of this kind: a WAT is also called x.warc.wat.gz, which is no WARC."""
-    name = name.lower()
-    return any(name.endswith(f".{kind}{compression}") for compression in _COMPRESSIONS)
+    return name.lower().endswith(_suffixes(kind))
+
+
+def _suffixes(kind: ArchiveKind) -> tuple[str, ...]:
+    return url_table.SUFFIXES if kind == "url_table" else tuple(f".{kind}{suffix}" for suffix in _COMPRESSIONS)

@@ -33,7 +33,7 @@ class Chosen(NamedTuple):
     url: str
     raw: str
     text: str
-    kind: TextKind
+    kind: TextKind | Literal["table"]
     text_class: str
 
 

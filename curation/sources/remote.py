@@ -39,6 +39,24 @@ class RemoteStream(io.RawIOBase):
         """Always."""
         return True
 
+    def seekable(self) -> bool:
+        """Always: another offset is another request."""
+        return True
+
+    def tell(self) -> int:
+        """Offset that is read next."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to an offset. Raises OSError for one from the end of an archive whose size was not announced."""
+        if whence == io.SEEK_END and self._size is None:
+            raise OSError(f"{self._location}: the server does not say how long it is")
+        position = offset + {io.SEEK_CUR: self._position, io.SEEK_END: self._size or 0}.get(whence, 0)
+        if position != self._position:
+            self._drop()
+            self._position = position
+        return position
+
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer with what comes next; 0 only at the announced end."""
         if not len(buffer):

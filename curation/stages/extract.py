@@ -1,4 +1,4 @@
-"""extract: an archive of a crawl to candidate rows, every one a picture's URL with a text."""
+"""extract: an archive of a crawl, or a table of URLs, to candidate rows: each a picture's URL with a text."""
 
 import re
 from collections.abc import Iterator
@@ -9,12 +9,13 @@ import pyarrow as pa
 from pydantic import Field
 
 from curation import schema
-from curation.sources import warc, wat
+from curation.sources import url_table, warc, wat
 from curation.sources.candidates import Chosen, Page, TextKind, choose_texts
 from curation.stages.base import PinnedFile, Resource, Stage, Tally, runtime
+from curation.text.clean import clean_text, text_class
 from curation.text.language import detect_languages, partition
 from curation.web.blocklist import Blocklist, read_blocklist
-from curation.web.urls import hostname, sample_id
+from curation.web.urls import canonical, hostname, sample_id
 
 _COLUMNS = tuple(name for name, column in schema.COLUMNS.items() if column.producer == "extract")
 _BATCH_ROWS = 4096
@@ -35,6 +36,9 @@ _PATTERN_NAME = re.compile(
 )
 
 
+_NO_PAGE = Page("", None, frozenset(), [], 0)
+
+
 class Extract(Stage):
     """Read an archive and measure each picture-text pair.
 
@@ -43,12 +47,23 @@ class Extract(Stage):
     """
 
     name: ClassVar[str] = "extract"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resource: ClassVar[Resource] = "cpu"
     consumes: ClassVar[pa.Schema] = pa.schema([])
 
-    archive: Literal["wat", "warc"] = Field(
-        "wat", description="wat: links from the metadata, fast; warc: pages from the HTML, more kinds of text"
+    archive: Literal["wat", "warc", "url_table"] = Field(
+        "wat",
+        description="wat: links from the metadata, fast; warc: pages from the HTML, more kinds of text; "
+        "url_table: Parquet, CSV or TSV lists of URL and text, such as LAION's, DataComp's, COYO's, CC12M's",
+    )
+    url_column: str = Field("", description="url_table: column of the URLs; empty: url, image_url, img_url, image_link")
+    text_column: str = Field(
+        "", description="url_table: column of the texts; empty: text, caption, alt_text, alt, top_caption"
+    )
+    sha256_column: str = Field("", description="url_table: column of what the bytes' sha256 was; empty: sha256")
+    phash_column: str = Field(
+        "",
+        description="url_table: column of what imagehash.phash was; empty: phash. COYO's image_phash is another hash",
     )
     kinds: tuple[TextKind, ...] = Field(
         ("alt", "figcaption", "title", "aria-label", "og", "json-ld"),
@@ -88,8 +103,11 @@ class Extract(Stage):
         stream    the archive as stored, from its first byte
         location  where it lies: goes into warc_filename and error messages
         tally     gets records, records_bad(_*), pages, links_seen, links_without_text, archive_truncated, bytes_read
-        raises    BadShardError when nothing can be read as WARC; what the stream raises
+        raises    BadShardError when nothing can be read as what it should be; what the stream raises
         """
+        if self.archive == "url_table":
+            yield from self._read_table(stream, location, tally)
+            return
         rows = _Rows(self, location)
         for page in self._pages(stream, location, tally):
             chosen = choose_texts(page.pictures, self.kinds, self.max_text_chars, self.boilerplate_over)
@@ -100,6 +118,23 @@ class Extract(Stage):
                 rows.add(page, each, refuses)
                 if len(rows) == _BATCH_ROWS:
                     yield rows.batch()
+        if len(rows):
+            yield rows.batch()
+
+    def _read_table(self, stream: BinaryIO, location: str, tally: Tally) -> Iterator[pa.RecordBatch]:
+        path, _ = url_table.split_location(location)
+        names = url_table.Columns(self.url_column, self.text_column, self.sha256_column, self.phash_column)
+        rows = _Rows(self, path)
+        for number, url, raw, sha256, phash in url_table.read_rows(stream, location, tally, names):
+            tally["links_seen"] += 1
+            text = clean_text(raw, self.max_text_chars)
+            if not text:
+                tally["links_without_text"] += 1
+                continue
+            chosen = Chosen(canonical(url), raw, text, "table", text_class(text))
+            rows.add(_NO_PAGE._replace(offset=number), chosen, False, _digest(sha256, 64), _digest(phash, 16))
+            if len(rows) == _BATCH_ROWS:
+                yield rows.batch()
         if len(rows):
             yield rows.batch()
 
@@ -142,6 +177,7 @@ class _Rows:
     _FIELDS = (
         *("sample_id", "url", "text", "alt", "text_kind", "page_url", "page_language", "page_opt_out"),
         *("warc_record_offset", "url_class", "text_class", "n_chars", "n_words", "duplicate_pair"),
+        *("expected_sha256", "expected_phash"),
     )
 
     def __init__(self, settings: Extract, location: str) -> None:
@@ -154,15 +190,18 @@ class _Rows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, page: Page, chosen: Chosen, refuses: bool) -> None:
+    def add(
+        self, page: Page, chosen: Chosen, refuses: bool, sha256: str | None = None, phash: str | None = None
+    ) -> None:
         settings = self._settings
         url, raw, text, kind, class_ = chosen
         identity = sample_id(url, text)
         short = int(identity[:16], 16)
         row = (
             *(identity, url[: settings.max_url_chars], text, _sendable(raw[: settings.max_text_chars]), kind),
-            *(_sendable(page.url[: settings.max_url_chars]), page.language, refuses, page.offset),
+            *(_sendable(page.url[: settings.max_url_chars]) or None, page.language, refuses, page.offset),
             *(url_class(url, settings, self._blocked), class_, len(text), text.count(" ") + 1, short in self._seen),
+            *(sha256, phash),
         )
         self._seen.add(short)
         self._rows.append(row)
@@ -187,3 +226,9 @@ class _Rows:
 def _sendable(text: str) -> str:
     """The text without lone surrogates, which no UTF-8 column takes."""
     return text if text.isascii() else text.encode("utf-8", "ignore").decode()
+
+
+def _digest(cell: str, digits: int) -> str | None:
+    """A table's digest in lower case; None when it is none of so many hex digits."""
+    cell = cell.strip().lower()
+    return cell if len(cell) == digits and not cell.strip("0123456789abcdef") else None

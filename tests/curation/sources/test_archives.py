@@ -1,6 +1,7 @@
 """Finding archives and reading remote ones whole, over servers that fail in every way, on loopback."""
 
 import gzip
+import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -102,6 +103,21 @@ def test_http_resumes_where_it_broke() -> None:
     with serving(answer) as base, open_archive(f"{base}/x.warc.gz") as stream:
         assert stream.read() == BODY
     assert len(asked) > 2
+
+
+def test_http_is_read_from_any_offset() -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        start = int((handler.headers["Range"] or "bytes=0-")[6:-1])
+        send(handler, BODY[start:], 206 if start else 200)
+
+    with serving(answer) as base, open_archive(f"{base}/x.parquet#rows=0-9") as stream:
+        assert stream.seek(-8, io.SEEK_END) == len(BODY) - 8
+        assert stream.read() == BODY[-8:]
+        assert stream.seek(300_000) == stream.tell() == 300_000
+        assert stream.read(9) == BODY[300_000:300_009]
+        assert stream.seek(-3, io.SEEK_CUR) == 300_006
+        assert stream.read(3) == BODY[300_006:300_009]
+        assert list_archives(f"{base}/x.warc", "warc") == [f"{base}/x.warc"]
 
 
 def test_http_cut_for_good_is_an_outage() -> None:

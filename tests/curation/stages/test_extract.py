@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curation import schema
@@ -48,7 +49,7 @@ def extract(data: bytes, **settings: Any) -> tuple[list[dict[str, Any]], Counter
 def test_declared_columns() -> None:
     stage = Extract()
     assert stage.produces.names == [n for n, column in schema.COLUMNS.items() if column.producer == "extract"]
-    assert (stage.name, stage.version, stage.resource, len(stage.consumes)) == ("extract", 1, "cpu", 0)
+    assert (stage.name, stage.version, stage.resource, len(stage.consumes)) == ("extract", 2, "cpu", 0)
 
 
 def test_a_row_from_html() -> None:
@@ -79,6 +80,8 @@ def test_a_row_from_html() -> None:
             "language": "en",
             "partition": "en",
             "duplicate_pair": False,
+            "expected_sha256": None,
+            "expected_phash": None,
         }
     ]
     assert 0.5 < confidence <= 1
@@ -95,6 +98,32 @@ def test_wat_rows_duplicates_and_language() -> None:
     assert rows[2]["url"] == "https://b.example/c"
     assert rows[0]["page_language"] is None
     assert tally["links_without_text"] == 1
+
+
+def test_rows_of_a_url_table() -> None:
+    out = io.BytesIO()
+    columns = {
+        "URL": ["HTTP://A.example/1.jpg#x", None, "https://a.example/2.svg", "https://a.example/3.jpg", "dog.jpg"],
+        "TEXT": [" A brown\ndog &amp; cat ", "b", "A black dog runs", "", "IMG_1.jpg"],
+        "sha256": ["AB" * 32, None, "short", None, None],
+        "hash": ["0123456789ABCDEF"] * 5,
+    }
+    pq.write_table(pa.table(columns), out)
+    tally: Counter[str] = Counter()
+    stage = Extract(archive="url_table", phash_column="hash")
+    batches = stage.read(io.BytesIO(out.getvalue()), "s3://b/t.parquet#rows=0-5", tally)
+    rows = pa.Table.from_batches(batches, stage.produces).to_pylist()
+    names = ("url", "text", "text_kind", "url_class", "text_class", "expected_sha256", "page_url", "warc_record_offset")
+    assert [tuple(row[name] for name in names) for row in rows] == [
+        ("http://a.example/1.jpg", "A brown dog & cat", "table", "ok", "ok", "ab" * 32, None, 0),
+        ("https://a.example/2.svg", "A black dog runs", "table", "extension", "ok", None, None, 2),
+        ("dog.jpg", "IMG_1.jpg", "table", "scheme", "filename", None, None, 4),
+    ]
+    assert {row["warc_filename"] for row in rows} == {"s3://b/t.parquet"}
+    assert {row["expected_phash"] for row in rows} == {"0123456789abcdef"}
+    assert rows[0]["language"] == "en"
+    assert tally["records"] == 5
+    assert tally["records_without_url"] == tally["links_without_text"] == 1
 
 
 def test_same_result_whatever_the_hash_seed_and_batch() -> None:
