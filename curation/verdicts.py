@@ -21,6 +21,7 @@ class Fault(StrEnum):
     TOO_LARGE = "too_large"  # more bytes than the limit
     HOST_SUSPENDED = "host_suspended"  # circuit breaker: the host failed too often in this task
     DEADLINE = "deadline"  # the shard's time was over before this URL had its turn
+    BYTE_BUDGET = "byte_budget"  # the shard's bytes were spent before this URL had its turn
     HTTP_401 = "http_401"
     HTTP_403 = "http_403"
     HTTP_404 = "http_404"
@@ -33,6 +34,7 @@ class Fault(StrEnum):
     ROBOTS_DISALLOWED = "robots_disallowed"  # robots.txt, RFC 9309
     OPT_OUT_HEADER = "opt_out_header"  # X-Robots-Tag: noai, noimageai, ...
     OPT_OUT_TDM = "opt_out_tdm"  # TDM reservation protocol
+    OPT_OUT_META = "opt_out_meta"  # the page's own meta robots, where no gate opt_out_page said so before
     # download: the picture
     NOT_AN_IMAGE = "not_an_image"  # HTML, SVG, video...: the bytes are of no format we decode
     BAD_IMAGE = "bad_image"  # an image format, but the decoder failed
@@ -55,6 +57,8 @@ class Verdict(StrEnum):
     BODY_TOO_SMALL = "body_too_small"  # fewer bytes than a picture of use has
     TOO_SMALL = "too_small"  # shortest side in px
     ASPECT_EXTREME = "aspect_extreme"
+    PLACEHOLDER_IMAGE = "placeholder_image"  # many URLs of the host give these very bytes
+    PICTURE_CHANGED = "picture_changed"  # not the picture that the URL table means
     SIMILARITY_LOW = "similarity_low"
     AESTHETIC_LOW = "aesthetic_low"
     WATERMARK = "watermark"
@@ -70,5 +74,13 @@ class Verdict(StrEnum):
     LEAK_TEXT = "leak_text"
     TOMBSTONE = "tombstone"  # taken down
 
+
+HEALS: frozenset[str] = frozenset(
+    [
+        *(Fault.DNS_FAILED, Fault.TLS_FAILED, Fault.CONNECTION_FAILED, Fault.TIMEOUT, Fault.TRUNCATED_BODY),
+        *(Fault.HTTP_429, Fault.HTTP_5XX, Fault.HOST_SUSPENDED, Fault.DEADLINE, Fault.BYTE_BUDGET),
+    ]
+)
+"""Faults that another day may heal: what `curation retry` fetches again."""
 
 REASONS: frozenset[str] = frozenset([*Fault, *Verdict])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageCms, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
 
 from curation.images.phash import phash
 from curation.verdicts import Fault
@@ -20,6 +22,10 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _SRGB = ImageCms.createProfile("sRGB")
 _PHASH_SIDE = 256  # px; every copy of a picture is hashed at about the same scale
 _KNOWN = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_EXIF = {name: tag for tag, name in ExifTags.TAGS.items()}
+_EXIF_CHARS = 200  # of a value
+_LARGE_PIXELS = 16 << 20  # from here on a picture is made smaller strip by strip, before anything copies it
+_STRIP_PX = 256
 _SUBSAMPLING = "420"  # as Pillow's default; 444 makes files a fifth larger
 
 # Our own limit is checked from the header. Both are global to the process, and set here once since
@@ -48,6 +54,7 @@ class Picture(NamedTuple):
     original_format: str
     phash: str
     phash_spread: float
+    exif: str | None
 
 
 def decode_picture(
@@ -58,13 +65,19 @@ def decode_picture(
     image_format: str = "jpeg",
     quality: int = 92,
     max_pixels: int = 89_478_484,
+    exif_fields: Sequence[str] = (),
+    admit: Callable[[int], None] | None = None,
 ) -> Picture:
     """Decode, turn upright, convert to sRGB on white, hash, resize and encode.
 
-    raises  Undecodable with not_an_image (no format of ours), bad_image (the decoder failed, or the file is cut off)
-            or image_too_large (the header says so; nothing is decoded then)
+    exif_fields  names of EXIF tags whose values are kept, as JSON; the stored picture itself carries no metadata
+    admit        called with the number of pixels, by the header, before they are decoded
+    raises       Undecodable with not_an_image (no format of ours), bad_image (the decoder failed, or the file is cut
+                 off) or image_too_large (the header says so and nothing is decoded, or the memory does not suffice)
     """
     opened = _opened(data, max_pixels)
+    if admit is not None:
+        admit(opened.width * opened.height)
     # pixels first: asked for its orientation, a PNG would load itself and keep silent about a damaged stream
     pixels = _pixels(opened, data, max(side_px, _PHASH_SIDE) if resize != "none" else None)
     width, height = _upright_size(opened)
@@ -84,6 +97,7 @@ def decode_picture(
         original_format,
         hashed,
         spread,
+        _exif_values(opened, exif_fields),
     )
 
 
@@ -128,7 +142,9 @@ def _pixels(picture: Image.Image, data: bytes, side_px: int | None) -> np.ndarra
         if scaled is not None:
             return np.asarray(_upright_rgb(scaled))
         picture.load()
-        return np.asarray(_upright_rgb(picture))
+        return np.asarray(_upright_rgb(_reduced(picture, side_px)))
+    except MemoryError as err:
+        raise Undecodable(Fault.IMAGE_TOO_LARGE, f"{picture.width}x{picture.height} px do not fit in memory") from err
     except Exception as err:  # a decoder may raise anything on hostile bytes; the sample pays, not the shard
         raise Undecodable(Fault.BAD_IMAGE, f"{type(err).__name__}: {err}") from err
 
@@ -152,6 +168,51 @@ def _scaled_jpeg(picture: Image.Image, data: bytes, side_px: int | None) -> Imag
     exif[0x0112] = _orientation(picture)
     scaled.info["exif"] = exif.tobytes()
     return scaled
+
+
+def _reduced(picture: Image.Image, side_px: int | None) -> Image.Image:
+    """A large picture averaged over whole blocks of pixels, at least side_px on the shorter side; others as they are.
+
+    What follows copies a picture up to three times: 89 megapixels of RGBA would take more than a gigabyte.
+    """
+    factor = min(picture.size) // side_px if side_px else 1
+    deep = picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+    if picture.width * picture.height < _LARGE_PIXELS or factor < 2 or deep:
+        return picture
+    clear = picture.mode == "PA" or "transparency" in picture.info
+    mode = "RGBA" if clear else {"1": "L", "P": "RGB", "YCbCr": "RGB"}.get(picture.mode)
+    small: Image.Image | None = None
+    for top in range(0, picture.height, factor * _STRIP_PX):
+        strip = picture.crop((0, top, picture.width, min(top + factor * _STRIP_PX, picture.height)))
+        strip = (strip.convert(mode) if mode else strip).reduce(factor)
+        if small is None:
+            small = Image.new(strip.mode, (strip.width, -(-picture.height // factor)))
+        small.paste(strip, (0, top // factor))
+    assert small is not None
+    exif = Image.Exif()
+    exif[0x0112] = _orientation(picture)
+    small.info = {"exif": exif.tobytes()} | {k: v for k, v in picture.info.items() if k == "icc_profile"}
+    return small
+
+
+def _exif_values(picture: Image.Image, fields: Sequence[str]) -> str | None:
+    if not fields:
+        return None
+    try:
+        exif = picture.getexif()
+        known = dict(exif) | dict(exif.get_ifd(ExifTags.IFD.Exif))
+    except Exception:  # broken EXIF has nothing to tell
+        return None
+    found = {name: known[_EXIF[name]] for name in fields if known.get(_EXIF[name]) is not None}
+    return json.dumps({name: _plain(value) for name, value in found.items()}) if found else None
+
+
+def _plain(value: object) -> str | int | float:
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    return str(value).strip("\0 ")[:_EXIF_CHARS]
 
 
 def _upright_rgb(picture: Image.Image) -> Image.Image:

@@ -10,6 +10,10 @@ from protego import Protego
 
 ROBOTS_BYTES = 500 << 10
 """How much of a robots.txt is read: RFC 9309, 2.5 asks for at least this."""
+UNREACHABLE = "robots.txt unreachable"
+"""Evidence of a refusal that may heal: the host could not tell its rules."""
+# directives of X-Robots-Tag that have a value after a colon, as an agent's name has directives
+_WITH_VALUE = frozenset(["unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"])
 
 
 class Robots:
@@ -25,7 +29,7 @@ class Robots:
     def refusal(self, url: str) -> str | None:
         """Why the URL must not be fetched, None when it may."""
         if self._closed:
-            return "robots.txt unreachable"
+            return UNREACHABLE
         if self._rules is not None and not self._rules.can_fetch(url, self._agent):
             return f"robots.txt: {urlsplit(url).path}"
         return None
@@ -34,16 +38,18 @@ class Robots:
 def header_refusal(values: Sequence[str], directives: frozenset[str], agent: str) -> str | None:
     """The X-Robots-Tag value that refuses, None when none does.
 
-    A value is `directive, ...` for everyone or `agent: directive, ...` for one; directives are compared in lower case.
+    A value is `directive, ...` for everyone or `agent: directive, ...` for one; several of these may be joined by
+    commas, as proxies join headers. Directives and agents are compared in lower case.
     """
     for value in values:
-        addressee, colon, rest = value.partition(":")
-        # "unavailable_after: date" has a colon too, but no agent
-        named = colon and "," not in addressee and addressee.strip().lower() != "unavailable_after"
-        if named and addressee.strip().lower() not in ("*", agent.lower()):
-            continue
-        for directive in (rest if named else value).split(","):
-            if directive.strip().lower() in directives:
+        ours = True
+        for part in value.split(","):
+            name, colon, rest = part.partition(":")
+            name = name.strip().lower()
+            if colon and name not in _WITH_VALUE and " " not in name:
+                ours = name in ("*", agent.lower())
+                name = rest.strip().lower()
+            if ours and name in directives:
                 return f"X-Robots-Tag: {value.strip()}"[:200]
     return None
 
@@ -52,7 +58,9 @@ def tdm_refusal(headers: dict[str, str], wellknown: bytes, url: str) -> str | No
     """The TDM reservation that covers the URL (TDMRep: header first, then /.well-known/tdmrep.json), else None."""
     header = headers.get("tdm-reservation")
     if header is not None:
-        return "tdm-reservation: 1" if header.strip() == "1" else None
+        policy = headers.get("tdm-policy")
+        evidence = f"tdm-reservation: 1; tdm-policy: {policy}" if policy else "tdm-reservation: 1"
+        return evidence[:200] if header.strip() == "1" else None
     if not wellknown:
         return None
     try:

@@ -9,7 +9,9 @@ from curation.errors import OutageError
 from curation.verdicts import Fault
 
 CONNECTION_FAULTS = frozenset([Fault.DNS_FAILED, Fault.CONNECTION_FAILED, Fault.TLS_FAILED, Fault.TIMEOUT])
-_NEUTRAL = frozenset([Fault.HOST_SUSPENDED, Fault.ADDRESS_REFUSED, Fault.DEADLINE])  # no word about the network
+_NEUTRAL = frozenset(
+    [Fault.HOST_SUSPENDED, Fault.ADDRESS_REFUSED, Fault.DEADLINE, Fault.BYTE_BUDGET]
+)  # no word about the network
 _WINDOW = 50  # requests in a row
 _WINDOW_HOSTS = 5
 # Once something was reached, more hosts must fail in a row: with 40 % of all hosts dead (old URL lists), 5 of them in

@@ -5,73 +5,110 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-FIRST_SHARE = 256 << 10  # bytes of memory that a request takes before its body's length is known
+FIRST_SHARE = 32 << 10  # bytes of memory that a request takes before its body's length is known
 
 
 class Room:
     """So many bytes for everything in flight; used within one event loop.
 
-    A request takes a first share before it starts and asks for the rest when the length of its body is known. As long
-    as the room holds all first shares and one whole body beside them, somebody can always go on.
+    A request takes a first share before it starts and asks for more as its body needs it; one that gets none waits,
+    its body stops flowing. Bodies that each hold a part and wait for the rest could wait for each other for ever: so
+    `lane` bytes are set aside in which one of them at a time may always go on to its end.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self.used = 0
+    def __init__(self, limit: int, lane: int) -> None:
+        self._limit = limit - lane
+        self._lane_bytes = lane
+        self._lane: Share | None = None
+        self._growing: deque[tuple[int, Share, asyncio.Future[None]]] = deque()  # before those: they hold room already
+        self._taking: deque[tuple[int, Share, asyncio.Future[None]]] = deque()
+        self.used = 0  # outside the lane
 
     async def take(self, n_bytes: int) -> Share:
         """Wait until there is room for a share of this size."""
-        await self._wait(n_bytes)
-        return Share(self, n_bytes)
+        share = Share(self)
+        if not self._growing and not self._taking and self._fits(n_bytes):
+            self._give(share, n_bytes)
+        else:
+            await self._queue(self._taking, n_bytes, share)
+        return share
 
-    async def _wait(self, n_bytes: int) -> None:
-        if not self._waiting and self._fits(n_bytes):
+    async def grow(self, share: Share, n_bytes: int) -> None:
+        """Wait until the share can have so many bytes more."""
+        if share is self._lane or (not self._growing and self._fits(n_bytes)):
+            self._give(share, n_bytes)
+        else:
+            await self._queue(self._growing, n_bytes, share)
+
+    def free(self, share: Share, n_bytes: int) -> None:
+        """Take bytes back from a share, those in the lane first; without any left it leaves the lane."""
+        in_lane = min(n_bytes, share.in_lane)
+        share.in_lane -= in_lane
+        share.n_bytes -= n_bytes
+        self.used -= n_bytes - in_lane
+        if share is self._lane and not share.in_lane:
+            self._lane = None
+        self._wake()
+
+    def _fits(self, n_bytes: int) -> bool:
+        return self.used + n_bytes <= self._limit
+
+    def _give(self, share: Share, n_bytes: int) -> None:
+        share.n_bytes += n_bytes
+        if share is self._lane:
+            share.in_lane += n_bytes
+        else:
             self.used += n_bytes
-            return
+
+    async def _queue(self, queue: deque[tuple[int, Share, asyncio.Future[None]]], n_bytes: int, share: Share) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        place = (n_bytes, turn)
-        self._waiting.append(place)
+        place = (n_bytes, share, turn)
+        queue.append(place)
+        self._wake()
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._give(n_bytes)  # the turn had come, but nobody is there to use it
-            else:
-                self._waiting.remove(place)
-                self._give(0)
+            if place in queue:
+                queue.remove(place)
+                self._wake()
+            elif queue is self._taking:
+                share.release()  # the turn had come, but nobody is there to use it
             raise
 
-    def _fits(self, n_bytes: int) -> bool:
-        return self.used + n_bytes <= self._limit or self.used == 0
-
-    def _give(self, n_bytes: int) -> None:
-        self.used -= n_bytes
-        while self._waiting and self._fits(self._waiting[0][0]):
-            wanted, turn = self._waiting.popleft()
-            self.used += wanted
+    def _wake(self) -> None:
+        while self._growing:
+            n_bytes, share, turn = self._growing[0]
+            if not self._fits(n_bytes):
+                if self._lane is not None or n_bytes > self._lane_bytes:
+                    return
+                self._lane = share
+            self._growing.popleft()
+            self._give(share, n_bytes)
+            turn.set_result(None)
+        while self._taking and self._fits(self._taking[0][0]):
+            n_bytes, share, turn = self._taking.popleft()
+            self._give(share, n_bytes)
             turn.set_result(None)
 
 
 class Share:
     """What one body takes of a room."""
 
-    def __init__(self, room: Room, n_bytes: int) -> None:
+    def __init__(self, room: Room) -> None:
         self._room = room
-        self.n_bytes = n_bytes
+        self.n_bytes = 0
+        self.in_lane = 0
 
-    async def grow(self, n_bytes: int) -> None:
-        """Wait until the share can be of this size; never shrinks it."""
+    async def reach(self, n_bytes: int) -> None:
+        """Wait until the share is at least of this size."""
         if n_bytes > self.n_bytes:
-            await self._room._wait(n_bytes - self.n_bytes)
-            self.n_bytes = n_bytes
+            await self._room.grow(self, n_bytes - self.n_bytes)
 
-    def exceed(self, n_bytes: int) -> None:
-        """Count a body of unannounced length: it does not wait, which could be for itself, but those to come do."""
-        self._room.used += max(0, n_bytes - self.n_bytes)
-        self.n_bytes = max(n_bytes, self.n_bytes)
+    def shrink(self, n_bytes: int) -> None:
+        """Give back what is above this size."""
+        if n_bytes < self.n_bytes:
+            self._room.free(self, self.n_bytes - n_bytes)
 
     def release(self) -> None:
         """Give the room back; a second time does nothing."""
-        n_bytes, self.n_bytes = self.n_bytes, 0
-        self._room._give(n_bytes)
+        self.shrink(0)

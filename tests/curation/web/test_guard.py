@@ -1,9 +1,10 @@
 import asyncio
 import socket
+from collections.abc import Callable
 
 import pytest
 
-from curation.web.guard import AddressRefused, GuardedResolver, is_public
+from curation.web.guard import AddressRefused, GuardedResolver, Pinned, is_public
 
 
 @pytest.mark.parametrize(
@@ -45,48 +46,95 @@ def test_public_addresses(address: str, public: bool) -> None:
     assert is_public(address) is public
 
 
-def resolve(resolver: GuardedResolver, host: str, answers: list[str]) -> list[str]:
-    class Names:
-        async def resolve(self, host: str, port: int, family: int) -> list[dict]:
-            return [{"hostname": host, "host": answer, "port": port} for answer in answers]
+def pin(resolver_of: Callable[[], GuardedResolver], *hosts: str) -> list[Pinned]:
+    async def ask() -> list[Pinned]:
+        resolver = resolver_of()
+        try:
+            return [await resolver.pin(host) for host in hosts]
+        finally:
+            resolver.close()
 
-    async def ask() -> list[str]:
-        resolver = made()
-        resolver._resolver = Names()
-        return [found["host"] for found in await resolver.resolve(host, 80, socket.AF_INET)]
-
-    made = resolver
     return asyncio.run(ask())
 
 
-def test_one_private_address_among_public_ones_is_refused() -> None:
-    assert resolve(lambda: GuardedResolver({}), "a.example", ["93.184.215.14"]) == ["93.184.215.14"]
+def names(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
+    """Make the system's resolver give these answers, one after the other; returns who was asked for."""
+    asked: list[str] = []
+
+    def answer(host: str) -> list[str]:
+        asked.append(host)
+        return answers[min(len(asked), len(answers)) - 1]
+
+    monkeypatch.setattr("curation.web.guard._addresses", answer)
+    return asked
+
+
+def test_one_private_address_among_public_ones_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    names(monkeypatch, ["93.184.215.14"], ["93.184.215.14", "10.0.0.1"])
+    assert pin(lambda: GuardedResolver({}), "a.example") == [Pinned(("93.184.215.14",))]
     with pytest.raises(AddressRefused, match="10\\.0\\.0\\.1"):
-        resolve(lambda: GuardedResolver({}), "a.example", ["93.184.215.14", "10.0.0.1"])
+        pin(lambda: GuardedResolver({}), "a.example")
 
 
-def test_connect_to_lifts_the_guard_for_its_hosts_only() -> None:
+def test_a_name_that_resolves_to_a_private_address_later_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = names(monkeypatch, ["93.184.215.14"], ["169.254.169.254"])
+    first = pin(lambda: GuardedResolver({}), "rebinds.example", "rebinds.example")
+    assert first == [Pinned(("93.184.215.14",))] * 2
+    assert len(asked) == 1  # what was checked is what is used
+    monkeypatch.setattr("curation.web.guard._KEPT_S", -1.0)
+    asked.clear()
+    with pytest.raises(AddressRefused, match="169"):
+        pin(lambda: GuardedResolver({}), "rebinds.example", "rebinds.example")
+
+
+def test_several_that_wait_for_a_name_ask_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = names(monkeypatch, ["93.184.215.14"])
+
+    async def scenario() -> None:
+        resolver = GuardedResolver({})
+        waiting = [asyncio.create_task(resolver.pin("a.example")) for _ in range(50)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        done = await asyncio.gather(*waiting, return_exceptions=True)
+        assert done[1:] == [Pinned(("93.184.215.14",))] * 49
+        resolver.close()
+
+    asyncio.run(scenario())
+    assert asked == ["a.example"]
+
+
+def test_connect_to_lifts_the_guard_for_its_hosts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    names(monkeypatch, ["10.0.0.1"])
+
     def made() -> GuardedResolver:
-        return GuardedResolver({"*.test": "127.0.0.1:80", "[::1]": "[::1]:81"})
+        return GuardedResolver({"*.test": "127.0.0.1:80", "10.0.0.7": "127.0.0.1:8099"})
 
-    assert resolve(made, "a.TEST", ["10.0.0.1"]) == ["127.0.0.1"]
-    with pytest.raises(AddressRefused):
-        resolve(made, "a.test.example", ["10.0.0.1"])
-    with pytest.raises(AddressRefused):
-        resolve(made, "test", ["10.0.0.1"])
-
-
-def test_the_proxy_may_be_private() -> None:
-    assert resolve(lambda: GuardedResolver({}, "proxy.lan"), "proxy.lan", ["10.0.0.1"]) == ["10.0.0.1"]
-
-
-def test_hosts_that_are_addresses() -> None:
-    async def ask(host: str) -> tuple[str, int] | None:
-        return GuardedResolver({"10.0.0.7": "127.0.0.1:8099"}).literal_target(host)
-
-    assert asyncio.run(ask("example.org")) is None
-    assert asyncio.run(ask("93.184.215.14")) is None
-    assert asyncio.run(ask("10.0.0.7")) == ("127.0.0.1", 8099)
-    for host in ("10.0.0.8", "::1", "::ffff:10.0.0.8"):
+    assert pin(made, "a.TEST", "10.0.0.7") == [Pinned(("127.0.0.1",), 80), Pinned(("127.0.0.1",), 8099)]
+    for host in ("a.test.example", "test"):
         with pytest.raises(AddressRefused):
-            asyncio.run(ask(host))
+            pin(made, host)
+
+
+@pytest.mark.parametrize("host", ["10.0.0.8", "::1", "::ffff:10.0.0.8", "2130706433", "0x7f.1", "localhost"])
+def test_every_spelling_of_a_private_address_is_refused(host: str) -> None:
+    with pytest.raises(AddressRefused):
+        pin(lambda: GuardedResolver({}), host)
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "no such name", "nowhere.invalid"])
+def test_names_that_are_none_do_not_resolve(host: str) -> None:
+    with pytest.raises(socket.gaierror):
+        pin(lambda: GuardedResolver({}), host)
+
+
+def test_behind_a_proxy_literal_addresses_are_still_refused() -> None:
+    async def scenario() -> None:
+        resolver = GuardedResolver({"10.0.0.7": "127.0.0.1:8099"})
+        for host in ("example.org", "93.184.215.14", "10.0.0.7"):
+            resolver.check_literal(host)
+        for host in ("10.0.0.8", "::1", "[::1]", "::ffff:10.0.0.8"):
+            with pytest.raises(AddressRefused):
+                resolver.check_literal(host)
+        resolver.close()
+
+    asyncio.run(scenario())
