@@ -114,6 +114,40 @@ def run(
 
 
 @app.command()
+def retry(
+    root: Annotated[str, typer.Argument(help="Store: local folder or s3://bucket/prefix.")],
+    dump: Annotated[str, typer.Argument(help="Name of the crawl.")],
+    recipe: RecipeName = None,
+    shards: Annotated[str, typer.Option(help="Numbers and ranges, such as 0-3,7; empty: every downloaded one.")] = "",
+    workers: Annotated[int, typer.Option(min=1, help="Shards at a time.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch again what may heal: timeouts, unreachable hosts, 429, 5xx, what a deadline or a budget cut off.
+
+    Each shard gets a new generation of its download table, where anything healed; what is gone or refused is not asked
+    again. Then run the same `curation run` (or DAG) as before: what depends on the renewed tables is made anew.
+
+    * `curation retry var/store demo`
+    """
+    from curation.block import parse_shards
+    from curation.retry import retry_shards
+
+    store, pinned, every = _opened(root, dump, recipe)
+    with err.status("fetching again what may heal"):
+        outcome = retry_shards(store, pinned, dump, parse_shards(shards) or every, workers=workers)
+    if as_json:
+        _print_json({"healed": outcome.healed, "failed": outcome.failed})
+    else:
+        total = sum(outcome.healed.values())
+        told = f"{total} pictures healed in {sum(map(bool, outcome.healed.values()))} of {len(outcome.healed)} shards"
+        out.print(Text(f"{told}; run the recipe again to take them on" if total else told))
+    for problem in outcome.failed.values():
+        _say(problem, "red")
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def inspect(
     root: Annotated[str, typer.Argument(help="Store: local folder or s3://bucket/prefix.")],
     dump: Annotated[str, typer.Argument(help="Name of the crawl.")],

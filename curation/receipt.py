@@ -25,6 +25,7 @@ class Receipt(BaseModel):
     dump: str
     shard: int
     inputs: dict[str, str] = {}  # object_id by stage of the tables read
+    generation: int = 0  # how often `curation retry` has healed rows of this table
     rows: int
     measured: int
     dropped: dict[str, int] = {}  # rows that did not enter, by reason, those of earlier stages included

@@ -28,8 +28,10 @@ from curation.schema import COLUMNS, schema
 from curation.sources.archives import open_archive
 from curation.stages.base import Stage, Tally
 from curation.stages.dedup import Dedup
+from curation.stages.download import Download
 from curation.stages.extract import Extract
 from curation.store import Store
+from curation.verdicts import HEALS, Fault
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ class _Plan(NamedTuple):
     fingerprint: str
     inputs: dict[str, Receipt]
     basis: str  # what it depends on beside settings and tables: the archive, a generation of the index
+    generation: int
+    standing: Receipt | None  # of the table that stands there now, whatever it was made from
 
 
 def run_stage(
@@ -57,24 +61,44 @@ def run_stage(
     """
     try:
         plan = _plan(store, recipe, dump, shard, stage)
-        key = table_key(dump, stage, plan.fingerprint, shard)
-        done = store.read_receipt(key)
-        if done is not None and done.object_id == plan.object_id:
+        if (done := _done(plan)) is not None:
             log.info("%s %05d %s: done before, %d rows", dump, shard, stage, done.rows)
             return done
-        return _run(store, recipe, dump, shard, stage, plan, key, progress)
+        return _run(store, recipe, dump, shard, stage, plan, progress)
     except CurationError as err:
         raise type(err)(f"{dump} shard {shard:05d}, {stage}: {err}") from err
+
+
+def retry_download(
+    store: Store, recipe: Recipe, dump: str, shard: int, *, progress: Progress | None = None
+) -> Receipt | None:
+    """Fetch again what may heal of a shard; where something did, commit a new generation of its download table.
+
+    Everything else is taken over from the earlier generation. Later stages find their input renewed and run again.
+
+    returns  the new receipt; None when nothing healed, and then nothing is written
+    raises   BadShardError when the shard was not downloaded yet; OutageError
+    """
+    try:
+        plan = _plan(store, recipe, dump, shard, "download")
+        if (done := _done(plan)) is None:
+            raise BadShardError("expected its table, up to date, found none: run it first")
+        if done.faults.keys().isdisjoint({*HEALS, Fault.ROBOTS_DISALLOWED}):
+            return None
+        following = _plan(store, recipe, dump, shard, "download", generation=done.generation + 1)
+        return _run(store, recipe, dump, shard, "download", following, progress, healing=True)
+    except _NothingHealedError:
+        return None
+    except CurationError as err:
+        raise type(err)(f"{dump} shard {shard:05d}, download: {err}") from err
 
 
 def receipt_of(store: Store, recipe: Recipe, dump: str, shard: int, stage: str) -> Receipt | None:
     """Receipt of the shard's table for this stage when it is done and up to date, else None."""
     try:
-        plan = _plan(store, recipe, dump, shard, stage)
+        return _done(_plan(store, recipe, dump, shard, stage))
     except BadShardError:
         return None
-    done = store.read_receipt(table_key(dump, stage, plan.fingerprint, shard))
-    return done if done is not None and done.object_id == plan.object_id else None
 
 
 def read_outcomes(
@@ -113,8 +137,20 @@ def read_entering(
             yield entering.select(list(dict.fromkeys(["sample_id", *columns])))
 
 
-def _plan(store: Store, recipe: Recipe, dump: str, shard: int, stage: str) -> _Plan:
+class _NothingHealedError(Exception):
+    """Leaves the writer without a commit."""
+
+
+def _done(plan: _Plan) -> Receipt | None:
+    standing = plan.standing
+    return standing if standing is not None and standing.object_id == plan.object_id else None
+
+
+def _plan(store: Store, recipe: Recipe, dump: str, shard: int, stage: str, *, generation: int | None = None) -> _Plan:
     own = fingerprint(recipe, stage)
+    standing = store.read_receipt(table_key(dump, stage, own, shard))
+    if generation is None:
+        generation = standing.generation if standing is not None else 0
     inputs: dict[str, Receipt] = {}
     if stage == recipe.stage_names[0]:
         basis = dumps.archive(store, dump, shard, _extract(recipe).archive)
@@ -128,27 +164,40 @@ def _plan(store: Store, recipe: Recipe, dump: str, shard: int, stage: str) -> _P
     if stage == "dedup":
         basis = generations.of_shard(store, recipe, dump, shard)
     parts = [own, dump, str(shard), basis, *(f"{name}={receipt.object_id}" for name, receipt in inputs.items())]
-    return _Plan(digest(*parts), own, inputs, basis)
+    if generation:
+        parts.append(f"generation={generation}")
+    return _Plan(digest(*parts), own, inputs, basis, generation, standing)
 
 
 def _run(
-    store: Store, recipe: Recipe, dump: str, shard: int, stage: str, plan: _Plan, key: str, progress: Progress | None
+    store: Store,
+    recipe: Recipe,
+    dump: str,
+    shard: int,
+    stage: str,
+    plan: _Plan,
+    progress: Progress | None,
+    *,
+    healing: bool = False,
 ) -> Receipt:
     started = time.monotonic()
+    key = table_key(dump, stage, plan.fingerprint, shard)
     settings = localise(recipe, stage, store)
     if isinstance(settings, Dedup):
         settings = settings.applying(generations.decisions(store, plan.basis, shard))
+    if healing and isinstance(settings, Download):
+        settings = settings.healing(_entered(store, key, settings.produces.names))
     tally: Tally = Counter()
     dropped: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     produces = _table_schema(settings)
     expected = plan.inputs[stage_before].rows if (stage_before := upstream(recipe, stage)) else 0
     with store.write_table(key, produces) as writer:
+        report = _Reporter(f"{dump} {shard:05d} {stage}", expected, progress)
         if isinstance(settings, Extract):
             rows = _extracted(settings, plan.basis, tally)
         else:
-            rows = _measured(settings, recipe, _tables_for(store, recipe, dump, shard, settings), tally)
-        report = _Reporter(f"{dump} {shard:05d} {stage}", expected, progress)
+            rows = _measured(settings, recipe, _tables_for(store, recipe, dump, shard, settings), tally, report)
         for batch in rows:
             writer.write(batch)
             _count(batch.column("verdict"), dropped)
@@ -156,6 +205,8 @@ def _run(
             report(writer.rows)
         if stage_before and writer.rows != expected:
             raise BadShardError(f"samples are not conserved: {expected} came in, {writer.rows} would go out")
+        if healing and not tally["healed"]:
+            raise _NothingHealedError
         receipt = Receipt(
             object_id=plan.object_id,
             stage=stage,
@@ -165,6 +216,7 @@ def _run(
             dump=dump,
             shard=shard,
             inputs={name: found.object_id for name, found in plan.inputs.items()},
+            generation=plan.generation,
             rows=writer.rows,
             measured=writer.rows - dropped.total() - faults.total(),
             dropped=dict(dropped),
@@ -191,7 +243,16 @@ def _extracted(settings: Extract, archive: str, tally: Tally) -> Iterator[pa.Rec
             yield pa.RecordBatch.from_arrays([columns[name] for name in names], schema=_table_schema(settings))
 
 
-def _measured(settings: Stage, recipe: Recipe, tables: _Tables, tally: Tally) -> Iterator[pa.RecordBatch]:
+def _entered(store: Store, key: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a table that were measured or have a fault, without those that did not enter."""
+    with store.open_parquet(key) as table:
+        for batch in table.iter_batches(batch_size=BATCH_ROWS, columns=["verdict", *columns]):
+            yield batch.filter(pc.is_null(batch.column("verdict"))).select(list(columns))
+
+
+def _measured(
+    settings: Stage, recipe: Recipe, tables: _Tables, tally: Tally, report: _Reporter
+) -> Iterator[pa.RecordBatch]:
     """Feed the rows that are still in to the stage; put its answers back among the rows that are not."""
     before = upstream(recipe, settings.name)
     assert before is not None
@@ -203,6 +264,7 @@ def _measured(settings: Stage, recipe: Recipe, tables: _Tables, tally: Tally) ->
             reasons = _reasons(batch, recipe, before)
             keep = np.asarray(pc.is_null(reasons).to_numpy(zero_copy_only=False))
             pending.append((batch.column("sample_id"), reasons, keep))
+            report.entered(len(keep))
             if keep.any():
                 yield batch.filter(pa.array(keep)).select(settings.consumes.names)
 
@@ -319,10 +381,16 @@ class _Reporter:
     def __init__(self, label: str, expected: int, progress: Progress | None) -> None:
         self._label, self._expected, self._progress = label, expected, progress
         self._started = self._logged = time.monotonic()
-        self._rows = 0
+        self._rows = self._entered = 0
+
+    def entered(self, rows: int) -> None:
+        """So many rows more went in: of a stage that holds them back until its shard is whole the only progress."""
+        self._entered += rows
+        self(self._rows)
 
     def __call__(self, rows: int) -> None:
         self._rows = rows
+        rows = max(rows, self._entered)
         if self._progress:
             self._progress(rows, self._expected)
         now = time.monotonic()

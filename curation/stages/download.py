@@ -11,6 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
@@ -112,7 +113,7 @@ class Download(Stage):
         {}, description='host glob -> address:port to connect to instead, {"*.test": "127.0.0.1:8099"}; not guarded'
     )
 
-    _earlier: Iterator[pa.RecordBatch] | None = PrivateAttr(None)
+    _earlier: Iterator[Row] | None = PrivateAttr(None)
 
     @field_validator("connect_to")
     @classmethod
@@ -150,7 +151,7 @@ class Download(Stage):
         earlier  the rows of the earlier table that entered, in order, with the columns of `produces`
         """
         again = self.model_copy()
-        again._earlier = earlier
+        again._earlier = (row for batch in earlier for row in batch.to_pylist())
         return again
 
     def __call__(self, batches: Iterator[pa.RecordBatch], tally: Tally) -> Iterator[pa.RecordBatch]:
@@ -257,14 +258,9 @@ class Download(Stage):
         """For each row what an earlier generation found, None where there is none or it may heal."""
         if self._earlier is None:
             return [None] * n_rows
-        rows: list[Row] = []
-        while len(rows) < n_rows:
-            batch = next(self._earlier, None)
-            if batch is None:
-                raise BadShardError("the earlier table has fewer rows than enter now")
-            rows += batch.to_pylist()
-        if len(rows) > n_rows:
-            raise BadShardError("the earlier table's rows are out of step with those that enter now")
+        rows = list(islice(self._earlier, n_rows))
+        if len(rows) < n_rows:
+            raise BadShardError("the earlier table has fewer rows than enter now")
         for row in rows:
             row |= {"place": spool.put(row.pop("image") or b""), "again": True}
         return [None if row["fault"] in HEALS or row["consent"] == UNREACHABLE else row for row in rows]

@@ -39,14 +39,16 @@ PAGE = """<html><body><img src="/cat.jpg" alt="A tabby cat looks at the camera">
 
 class Handler(BaseHTTPRequestHandler):
     requests: list[str]
+    statuses: dict[str, int]
 
     def do_GET(self) -> None:
-        body = PICTURES.get(self.path)
+        status = self.statuses.get(self.path, 200 if self.path in PICTURES else 404)
+        body = PICTURES[self.path] if status == 200 else b""
         self.requests.append(self.path)
-        self.send_response(200 if body else 404)
-        self.send_header("Content-Length", str(len(body or b"")))
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body or b"")
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -58,6 +60,7 @@ class World(NamedTuple):
     crawl: Path
     requests: list[str]
     connect_to: dict[str, str]
+    statuses: dict[str, int]  # by path, of those that do not answer as they should
 
     def recipe(self, overrides: dict | None = None) -> tuple[Recipe, list[int]]:
         settings = {"stages.download.connect_to": self.connect_to, **(overrides or {})}
@@ -70,7 +73,7 @@ class World(NamedTuple):
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    handler = type("H", (Handler,), {"requests": []})
+    handler = type("H", (Handler,), {"requests": [], "statuses": {}})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     crawl = tmp_path / "crawl"
@@ -91,7 +94,12 @@ def world(tmp_path: Path) -> Iterator[World]:
         "  known_hash: {column: known_hash, one_of: [], if_null: keep}\n"
     )
     yield World(
-        Store(tmp_path / "store"), recipe, crawl, handler.requests, {"*.test": f"127.0.0.1:{server.server_port}"}
+        Store(tmp_path / "store"),
+        recipe,
+        crawl,
+        handler.requests,
+        {"*.test": f"127.0.0.1:{server.server_port}"},
+        handler.statuses,
     )
     server.shutdown()
     server.server_close()
