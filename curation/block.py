@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 from curation import dumps
 from curation.errors import ConfigError
-from curation.pipeline import pin, save_recipe
+from curation.pipeline import localise, pin, save_recipe
 from curation.recipe import Recipe
+from curation.stages.base import Join
+from curation.stages.base import Stage
 from curation.store import Store
 
 BLOCK_SHARDS = 1000
@@ -46,7 +48,12 @@ def plan(
             raise ConfigError(f"shards {_spelt(wanted)}: {dump} has {count} shards, 0 to {count - 1}")
         if len(wanted) > BLOCK_SHARDS:
             raise ConfigError(f"shards: {len(wanted)} named, a run takes at most {BLOCK_SHARDS}; use one run a block")
-    key = save_recipe(pin(recipe, store), store)
+    pinned = pin(recipe, store)
+    for name in pinned.stage_names:
+        settings = pinned.stage(name)
+        if settings and type(settings).check is not Stage.check:  # else no file is fetched for nothing
+            localise(pinned, name, store).check()
+    key = save_recipe(pinned, store)
     store.write_bytes(_note_key(dump, recipe.name), json.dumps({"recipe": key}).encode())
     return Block(dump, wanted, key)
 
@@ -69,15 +76,17 @@ def runs(store: Store) -> list[tuple[str, str]]:
     return [(dump, name.removesuffix(".json")) for _, dump, name in keys]
 
 
-def measure_stages(recipe: Recipe) -> tuple[str, ...]:
-    """Stages before the barrier that dedup needs: each shard runs through them on its own."""
-    names = recipe.stage_names
-    return names[: names.index("dedup")] if "dedup" in names else names
+def phases(recipe: Recipe) -> list[tuple[str, ...]]:
+    """The stages in runs that each shard takes on its own; before a run that begins with a join, the block is matched.
 
-
-def judge_stages(recipe: Recipe) -> tuple[str, ...]:
-    """Dedup and what follows: each shard runs through them on its own once the block is matched."""
-    return recipe.stage_names[len(measure_stages(recipe)) :]
+    For instance extract | pairs, download, score | dedup, safety, leakage.
+    """
+    found: list[tuple[str, ...]] = [()]
+    for name in recipe.stage_names:
+        if isinstance(recipe.stage(name), Join):
+            found.append(())
+        found[-1] += (name,)
+    return found
 
 
 def parse_shards(text: str | None) -> list[int] | None:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel
 
 from curation.errors import ConfigError
 from curation.receipt import digest
 from curation.recipe import Recipe, dump_recipe, parse_recipe
 from curation.stages.base import Pin, Stage
 from curation.store import Store
+
+_MAX_FILE_BYTES = 1 << 30  # of a list or a head that is named by its URL
 
 
 def upstream(recipe: Recipe, stage: str) -> str | None:
@@ -56,12 +63,12 @@ def pin(recipe: Recipe, store: Store) -> Recipe:
     comes out is pure data: run today or in a year, it means the same.
     """
     data = recipe.model_dump(mode="json")
-    for stage, field, kind, value in _pins(recipe):
-        place = f"stages.{stage}.{field}"
+    for stage, path, kind, value in _pins(recipe):
+        place = ".".join(["stages", stage, *path])
         if isinstance(value, str):
-            data["stages"][stage][field] = _pinned(store, kind, value, place)
+            _put(data["stages"][stage], path, _pinned(store, kind, value, place))
         else:
-            data["stages"][stage][field] = [_pinned(store, kind, entry, place) for entry in value]
+            _put(data["stages"][stage], path, [_pinned(store, kind, entry, place) for entry in value])
     return parse_recipe(data, recipe.name)
 
 
@@ -70,12 +77,12 @@ def localise(recipe: Recipe, stage: str, store: Store) -> Stage:
     settings = recipe.stage(stage)
     if settings is None:
         raise ConfigError(f"recipe {recipe.name} has no stage {stage!r}")
-    changes: dict[str, Any] = {}
-    for name, field, _, value in _pins(recipe):
+    data = settings.model_dump()
+    for name, path, _, value in _pins(recipe):
         if name == stage:
             local = [str(store.local_copy(entry)) for entry in ([value] if isinstance(value, str) else value) if entry]
-            changes[field] = (local[0] if local else "") if isinstance(value, str) else tuple(local)
-    return settings.model_copy(update=changes)
+            _put(data, path, (local[0] if local else "") if isinstance(value, str) else tuple(local))
+    return type(settings).model_validate(data)
 
 
 def save_recipe(recipe: Recipe, store: Store) -> str:
@@ -105,25 +112,39 @@ def _result_settings(settings: Stage) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude=runtime)
 
 
-def _pins(recipe: Recipe) -> Iterator[tuple[str, str, str, str | tuple[str, ...]]]:
+def _pins(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...], str, str | tuple[str, ...]]]:
     for stage in recipe.stage_names:
         settings = recipe.stage(stage)
         assert settings is not None
-        for field, info in type(settings).model_fields.items():
-            for mark in info.metadata:
-                if isinstance(mark, Pin):
-                    yield stage, field, mark.kind, getattr(settings, field)
+        for path, kind, value in _pins_within(settings):
+            yield stage, path, kind, value
+
+
+def _pins_within(settings: BaseModel) -> Iterator[tuple[tuple[str, ...], str, str | tuple[str, ...]]]:
+    for field, info in type(settings).model_fields.items():
+        value = getattr(settings, field)
+        for mark in info.metadata:
+            if isinstance(mark, Pin):
+                yield (field,), mark.kind, value
+        for name, inner in value.items() if isinstance(value, Mapping) else ():
+            if isinstance(inner, BaseModel):
+                for path, kind, pinned in _pins_within(inner):
+                    yield (field, name, *path), kind, pinned
+
+
+def _put(data: dict[str, Any], path: tuple[str, ...], value: object) -> None:
+    for name in path[:-1]:
+        data = data[name]
+    data[path[-1]] = value
 
 
 def _pinned(store: Store, kind: str, value: str, place: str) -> str:
     if not value or value.startswith(("lists/", "evalsets/")):
         return value
     if kind == "file":
-        try:
-            content = Path(value).read_bytes()
-        except OSError as err:
-            raise ConfigError(f"{place}: {value} can't be read: {err.strerror}") from err
-        key = f"lists/{hashlib.sha256(content).hexdigest()}{''.join(Path(value).suffixes[-2:])}"
+        content = _content(value, place)
+        suffixes = Path(urlsplit(value).path if "://" in value else value).suffixes[-2:]
+        key = f"lists/{hashlib.sha256(content).hexdigest()}{''.join(suffixes)}"
         store.write_bytes(key, content, if_absent=True)
         return key
     versions = [entry.key for entry in store.entries(f"evalsets/{value}/") if entry.key.endswith(".parquet")]
@@ -135,3 +156,16 @@ def _pinned(store: Store, kind: str, value: str, place: str) -> str:
         store.read_bytes(f"evalsets/{value}/current").decode() if store.exists(f"evalsets/{value}/current") else ""
     )
     return current or versions[-1]
+
+
+def _content(value: str, place: str) -> bytes:
+    try:
+        if not value.startswith(("http://", "https://")):
+            return Path(value).read_bytes()
+        with urllib.request.urlopen(value, timeout=60) as response:  # the operator's own choice of address
+            content: bytes = response.read(_MAX_FILE_BYTES + 1)
+    except (OSError, HTTPException) as err:
+        raise ConfigError(f"{place}: {value} can't be read: {getattr(err, 'strerror', None) or err}") from err
+    if len(content) > _MAX_FILE_BYTES:
+        raise ConfigError(f"{place}: {value} has more than {_MAX_FILE_BYTES >> 20} MiB; download it and give its path")
+    return content

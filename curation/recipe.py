@@ -22,11 +22,12 @@ from curation.stages.dedup import Dedup
 from curation.stages.download import Download
 from curation.stages.extract import Extract
 from curation.stages.leakage import Leakage
+from curation.stages.pairs import Pairs
 from curation.stages.safety import Safety
-from curation.stages.score import Score
+from curation.stages.score import Score, is_head
 from curation.verdicts import Verdict
 
-STAGE_ORDER = ("extract", "download", "score", "dedup", "safety", "caption", "leakage")
+STAGE_ORDER = ("extract", "pairs", "download", "score", "dedup", "safety", "caption", "leakage")
 
 
 class Stages(BaseModel):
@@ -35,6 +36,7 @@ class Stages(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     extract: Extract = Extract()
+    pairs: Pairs | None = None
     download: Download = Download()
     score: Score | None = None
     dedup: Dedup | None = None
@@ -71,6 +73,8 @@ class Recipe(BaseModel):
                         f"gates.{verdict} reads {column}, which stage {producer!r} measures, and the recipe leaves "
                         f"that stage out: add stages.{producer} or drop the gate"
                     )
+                if (score := self.stages.score) and is_head(column) and column not in score.heads:
+                    raise ValueError(f"gates.{verdict} reads {column}: name its head in stages.score.heads.{column}")
                 if gate.by and STAGE_ORDER.index(producer) > STAGE_ORDER.index(COLUMNS[gate.column].producer):
                     raise ValueError(f"gates.{verdict}.by: {column} is measured after {gate.column}")
         return self
@@ -168,7 +172,7 @@ def _explain(error: Any, origin: str) -> str:
         near = difflib.get_close_matches(str(error["loc"][-1]), fields, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(fields)}"
         return f"recipe {origin}: {place}: unknown field; {hint}"
-    if error["loc"] and error["loc"][-1] == "[key]":
+    if error["loc"][:1] == ("gates",) and error["loc"][-1] == "[key]":
         return f"recipe {origin}: gates: {error['input']!r} is no verdict; known: {', '.join(Verdict)}"
     return f"recipe {origin}: {place or 'gates'}: {error['msg'].removeprefix('Value error, ')}"
 
@@ -179,6 +183,7 @@ def _fields_at(loc: tuple[Any, ...]) -> list[str]:
         ("stages",): Stages,
         ("publish",): Publish,
         ("stages", "extract"): Extract,
+        ("stages", "pairs"): Pairs,
         ("stages", "download"): Download,
         ("stages", "score"): Score,
         ("stages", "dedup"): Dedup,

@@ -3,6 +3,7 @@
 docs/columns.md is generated from here; gates find the stage that a column belongs to here.
 """
 
+import re
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -21,9 +22,23 @@ class Column(NamedTuple):
 
 
 _UNMEASURED = "not measured: see verdict and fault"
-_EMBEDDING = pa.list_(pa.float16())
+_EMBEDDING = pa.list_(pa.float16())  # in files of fixed size, which the recipe's model tells
+_OWN_HEAD = re.compile(r"head_[a-z0-9_]{1,40}")
 
-COLUMNS: dict[str, Column] = {
+
+class _Columns(dict[str, Column]):
+    """The columns below, and head_NAME for what a recipe's own head NAME measures."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and _OWN_HEAD.fullmatch(name) is not None)
+
+    def __missing__(self, name: str) -> Column:
+        if name not in self:
+            raise KeyError(name)
+        return Column(pa.float32(), "score", "what the recipe's head of this name measures", "", _UNMEASURED)
+
+
+_DECLARED: dict[str, Column] = {
     # every table
     "sample_id": Column(pa.string(), "extract", "128-bit BLAKE2b of normalised url NUL text", "32 hex digits"),
     "verdict": Column(pa.string(), "*", "why the row did not enter this stage", "verdicts.py", "the row was measured"),
@@ -55,6 +70,14 @@ COLUMNS: dict[str, Column] = {
     ),
     "expected_phash": Column(
         pa.string(), "extract", "imagehash.phash of the picture, as a URL table says", "16 hex digits", "none given"
+    ),
+    # pairs
+    "known_pair": Column(
+        pa.string(),
+        "pairs",
+        "this url is fetched in another shard or dump: pair (with this text), url (with another text)",
+        "",
+        "not seen before",
     ),
     # download
     "image": Column(pa.binary(), "download", "picture after resizing, encoded", "bytes", _UNMEASURED),
@@ -96,12 +119,16 @@ COLUMNS: dict[str, Column] = {
     ),
     "punsafe": Column(pa.float32(), "score", "probability of unsafe content, a named head's", "0..1", "no head"),
     "pwatermark": Column(pa.float32(), "score", "probability of a watermark, a named head's", "0..1", "no head"),
-    "img_emb": Column(_EMBEDDING, "score", "CLIP image embedding, unit norm before rounding", "", _UNMEASURED),
-    "txt_emb": Column(_EMBEDDING, "score", "CLIP text embedding, unit norm before rounding", "", _UNMEASURED),
+    "img_emb": Column(
+        _EMBEDDING, "score", "CLIP image embedding of fixed size, norm 1 before rounding", "", _UNMEASURED
+    ),
+    "txt_emb": Column(
+        _EMBEDDING, "score", "CLIP text embedding of fixed size, norm 1 before rounding", "", _UNMEASURED
+    ),
     # dedup
-    "duplicate_kind": Column(pa.string(), "dedup", "pair, sha256, phash, embedding", "", "no duplicate"),
+    "duplicate_kind": Column(pa.string(), "dedup", "pair, sha256, url, phash, embedding", "", "no duplicate"),
     "duplicate_of": Column(pa.string(), "dedup", "sample_id that is kept in its place", "", "no duplicate"),
-    "group_id": Column(pa.string(), "dedup", "smallest sample_id of the duplicate group", "", "alone"),
+    "group_id": Column(pa.string(), "dedup", "sample_id that is kept of the duplicate group", "", "alone"),
     "group_size": Column(pa.int32(), "dedup", "members of the group", "", _UNMEASURED),
     # safety
     "known_hash": Column(pa.string(), "safety", "list entry that the picture equals", "", "none"),
@@ -119,11 +146,17 @@ COLUMNS: dict[str, Column] = {
     "leak_item": Column(pa.string(), "leakage", "item of that set", "", "no hit"),
     "leak_distance": Column(pa.float32(), "leakage", "Hamming bits or 1 - cosine", "", "no hit"),
 }
+COLUMNS: dict[str, Column] = _Columns(_DECLARED)
 
 
 def schema(*names: str) -> pa.Schema:
-    """Arrow schema of the named columns, in this order. Raises ConfigError for an unknown name."""
+    """Arrow schema of the named columns with their units, in this order. Raises ConfigError for an unknown name."""
     unknown = [name for name in names if name not in COLUMNS]
     if unknown:
         raise ConfigError(f"unknown column {unknown[0]!r}: columns are declared in curation/schema.py")
-    return pa.schema([pa.field(name, COLUMNS[name].type) for name in names])
+    return pa.schema([pa.field(name, COLUMNS[name].type, metadata=_noted(COLUMNS[name])) for name in names])
+
+
+def _noted(column: Column) -> dict[str, str] | None:
+    """Unit or range, kept in the files' schema: who reads aesthetic sees that it is no probability."""
+    return {"unit": column.unit} if column.unit else None

@@ -1,6 +1,8 @@
 """CLIP models: pixels and captions in, unit vectors out, whatever open_clip can build, and the embedded one."""
 
 import hashlib
+import importlib.util
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +16,32 @@ from curation.errors import ConfigError
 
 if TYPE_CHECKING:
     import open_clip
+    import PIL.Image
     import torch
+    import torchvision
 
-BATCH = 64  # pictures or captions a forward pass; bounds memory, changes no result
+BATCH = 64  # captions a forward pass; bounds memory, changes no result
 CPU_BATCH = 8  # of pictures, whose activations then stay in a core's caches: a fifth faster than 64
+
+
+class OnItsWay:
+    """A tensor on its way from the device to the host; the device goes on meanwhile."""
+
+    def __init__(self, tensor: "torch.Tensor") -> None:
+        import torch
+
+        self._host, self._arrived = tensor, None
+        if tensor.is_cuda:
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def numpy(self) -> np.ndarray:
+        """Wait for it."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._host.numpy()
 
 
 @dataclass
@@ -38,7 +62,7 @@ class Clip:
     model: "open_clip.CLIP"
     device: "torch.device"
     dtype: "torch.dtype"
-    _transform: Callable[..., "torch.Tensor"]
+    _transform: "torchvision.transforms.Compose"
     _tokenize: Callable[[list[str]], "torch.Tensor"]
     _pad: int | None
 
@@ -48,37 +72,80 @@ class Clip:
         image    uint8 (h, w, 3), RGB, any size     returns  float32 (3, image_size, image_size), on the CPU
         raises   ValueError for another shape or dtype
         """
-        from PIL import Image
+        pixels: torch.Tensor = self._transform(_picture(image))
+        return pixels
 
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"expected a uint8 picture of shape (h, w, 3), found {image.dtype} {image.shape}")
-        return self._transform(Image.fromarray(image))
+    def fit(self, image: np.ndarray) -> np.ndarray:
+        """Resize and crop one picture: the transform of `preprocess` up to where it turns bytes into floats.
 
-    def embed_pixels(self, pixels: "torch.Tensor") -> "torch.Tensor":
-        """Embed a batch that `preprocess` made, on the device, without copying back.
+        A quarter of the bytes to copy to a device, which normalises the whole batch. No lock is held while Pillow
+        works, so threads fit pictures in parallel.
 
-        pixels   float32 (n, 3, image_size, image_size)     returns  float32 (n, dim), rows of norm 1
+        image    uint8 (h, w, 3), RGB, any size     returns  uint8 (image_size, image_size, 3)
+        """
+        picture = _picture(image)
+        for step in self._transform.transforms[:-2]:
+            picture = step(picture)
+        return np.asarray(picture)
+
+    def embed_fitted(self, fitted: Sequence[np.ndarray]) -> "torch.Tensor":
+        """Embed what `fit` made, in one forward pass on a GPU; the call returns before the device is done.
+
+        fitted   uint8 (image_size, image_size, 3) each     returns  float32 (n, dim) on the device, rows of norm 1
         """
         import torch
         from torch.nn import functional as F
 
+        step = CPU_BATCH if self.device.type == "cpu" else max(1, len(fitted))
+        pixels = torch.empty(
+            (len(fitted), self.image_size, self.image_size, 3), dtype=torch.uint8, pin_memory=self.device.type == "cuda"
+        )
+        if fitted:
+            np.stack(fitted, out=pixels.numpy())
+        vectors = torch.empty((len(fitted), self.dim), device=self.device)
         with torch.inference_mode():
-            placed = pixels.to(self.device, self.dtype, non_blocking=True, memory_format=torch.channels_last)
-            vectors = self.model.encode_image(placed)
-            return F.normalize(vectors.float(), dim=-1)
+            for start in range(0, len(fitted), step):
+                part = pixels[start : start + step].to(self.device, non_blocking=True)
+                vectors[start : start + step] = F.normalize(
+                    self.model.encode_image(self._normalised(part)).float(), dim=-1
+                )
+        return vectors
 
     def embed_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Embed pictures.
 
         images   uint8 (h, w, 3), RGB, any sizes     returns  float32 (n, dim), rows of norm 1
         """
-        import torch
-
         vectors = np.empty((len(images), self.dim), np.float32)
-        size = CPU_BATCH if self.device.type == "cpu" else BATCH
-        for start in range(0, len(images), size):
-            pixels = torch.stack([self.preprocess(image) for image in images[start : start + size]])
-            vectors[start : start + size] = self.embed_pixels(pixels).cpu().numpy()
+        for start in range(0, len(images), BATCH):
+            fitted = [self.fit(image) for image in images[start : start + BATCH]]
+            vectors[start : start + BATCH] = self.embed_fitted(fitted).cpu().numpy()
+        return vectors
+
+    def tokenize(self, texts: Sequence[str]) -> "list[tuple[list[int], torch.Tensor]]":
+        """Tokens of captions in batches, with the captions' places; what exceeds the model's context is cut."""
+        size = BATCH if self.device.type == "cpu" else max(1, len(texts))
+        # captions of a length share a batch: padding costs as much as text
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        batches = []
+        for start in range(0, len(texts), size):
+            rows = order[start : start + size]
+            tokens = self._tokenize([texts[i] for i in rows])
+            if self._pad is not None:
+                tokens = tokens[:, : int((tokens != self._pad).sum(1).max())]
+            batches.append((rows, tokens))
+        return batches
+
+    def embed_tokens(self, batches: "list[tuple[list[int], torch.Tensor]]") -> "torch.Tensor":
+        """Embed what `tokenize` made: float32 (n, dim) on the device in the captions' order, rows of norm 1."""
+        import torch
+        from torch.nn import functional as F
+
+        vectors = torch.empty((sum(len(rows) for rows, _ in batches), self.dim), device=self.device)
+        with torch.inference_mode():
+            for rows, tokens in batches:
+                found = self.model.encode_text(tokens.to(self.device, non_blocking=True))
+                vectors[rows] = F.normalize(found.float(), dim=-1)
         return vectors
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -86,21 +153,52 @@ class Clip:
 
         returns  float32 (n, dim), rows of norm 1
         """
-        import torch
-        from torch.nn import functional as F
+        return self.embed_tokens(self.tokenize(texts)).cpu().numpy()
 
-        vectors = np.empty((len(texts), self.dim), np.float32)
-        # captions of a length share a batch: padding costs as much as text
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        for start in range(0, len(texts), BATCH):
-            rows = order[start : start + BATCH]
-            tokens = self._tokenize([texts[i] for i in rows])
-            if self._pad is not None:
-                tokens = tokens[:, : int((tokens != self._pad).sum(1).max())]
-            with torch.inference_mode():
-                found = self.model.encode_text(tokens.to(self.device))
-                vectors[rows] = F.normalize(found.float(), dim=-1).cpu().numpy()
-        return vectors
+    def _normalised(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        """uint8 (n, h, w, 3) -> (n, 3, h, w) as the transform's last two steps make it, stored channels-last."""
+        import torch
+
+        normalize = self._transform.transforms[-1]
+        mean = torch.tensor(normalize.mean, device=pixels.device)
+        std = torch.tensor(normalize.std, device=pixels.device)
+        return ((pixels.float() / 255 - mean) / std).to(self.dtype).permute(0, 3, 1, 2)
+
+
+def embedding_space(name: str, pretrained: str | None) -> str:
+    """Which vectors can be compared, and which heads fit: equal for models with the same image tower.
+
+    "embedded" for both that come with the package, else architecture/weights, "ViT-L-14/openai"; the variant with
+    QuickGELU is the same network written down exactly.
+    """
+    if name in ("embedded", "embedded-multi"):
+        return "embedded"
+    return f"{name.removesuffix('-quickgelu')}/{pretrained}" if pretrained else name
+
+
+def embedding_dim(name: str) -> int | None:
+    """Length of a model's embeddings, from its configuration alone; None where only loading it would tell."""
+    if name in ("embedded", "embedded-multi"):
+        return 384
+    if name.startswith("local-dir:"):
+        path = Path(name.removeprefix("local-dir:")) / "open_clip_config.json"
+    else:
+        package = importlib.util.find_spec("open_clip")
+        if package is None or package.origin is None:
+            return None
+        path = Path(package.origin).parent / "model_configs" / f"{name}.json"
+    if not path.is_file():
+        return None
+    config = json.loads(path.read_text())
+    return int(config.get("model_cfg", config)["embed_dim"])
+
+
+def _picture(image: np.ndarray) -> "PIL.Image.Image":
+    from PIL import Image
+
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"expected a uint8 picture of shape (h, w, 3), found {image.dtype} {image.shape}")
+    return Image.fromarray(image)
 
 
 @lru_cache(maxsize=4)  # one copy a process, however many shards it takes

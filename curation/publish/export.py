@@ -127,7 +127,7 @@ def _write(store: Store, recipe: Recipe, version: str, source: Receipt, paths: _
     read = [*columns, "image"] if paths.tar else columns
     schema = pa.schema(
         [("sample_id", pa.string()), ("key", pa.string()), ("dump", pa.string()), ("shard", pa.int32())]
-        + [(name, COLUMNS[name].type) for name in columns]
+        + [_measured(recipe)[name] for name in columns]
     )
     counts: Counter[str] = Counter()
     quality = Quality()
@@ -162,9 +162,15 @@ def _write(store: Store, recipe: Recipe, version: str, source: Receipt, paths: _
 
 def _columns(recipe: Recipe) -> list[str]:
     """What the stages of this recipe measure: a stage without a head for aesthetics has no such column."""
-    measured = {name for stage in recipe.stage_names if (one := recipe.stage(stage)) for name in one.produces.names}
-    columns = [name for name in COLUMNS if name in measured and name not in _NO_METADATA]
+    measured = _measured(recipe)
+    order = [name for name in COLUMNS if name in measured]
+    order += [name for name in measured if name not in order]  # heads of the recipe's own
+    columns = [name for name in order if name not in _NO_METADATA]
     return columns + [name for name in _EMBEDDINGS if recipe.publish.embeddings and name in measured]
+
+
+def _measured(recipe: Recipe) -> dict[str, pa.Field]:
+    return {field.name: field for name in recipe.stage_names if (one := recipe.stage(name)) for field in one.produces}
 
 
 @contextlib.contextmanager

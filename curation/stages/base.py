@@ -56,6 +56,9 @@ class Stage(BaseModel):
         """Identity of each model that the stage has used, by role; for the receipt."""
         return {}
 
+    def check(self) -> None:
+        """Read what the settings name (files are local here). Raises ConfigError before any work, naming the field."""
+
     def __call__(self, batches: Iterator[pa.RecordBatch], tally: Tally) -> Iterator[pa.RecordBatch]:
         """Measure batches one by one, in order."""
         raise NotImplementedError

@@ -1,5 +1,6 @@
 """The embedded model is real: these load its weights, look at photographs and read captions."""
 
+import io
 import json
 import os
 import subprocess
@@ -8,13 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from curation.errors import ConfigError
 
 pytest.importorskip("open_clip", reason="needs the extra `models`")
 
-from curation.models.clip import Clip, load_clip
+from curation.images.stored import decode_stored
+from curation.models.clip import Clip, embedding_dim, embedding_space, load_clip
 from curation.models.embedded import assemble
+from curation.models.embedded.towers import DIM
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +87,52 @@ def test_preprocess_is_the_models_own(clip: Clip, pictures: dict[str, np.ndarray
     assert pixels.max() <= 1.0
     with pytest.raises(ValueError, match="uint8"):
         clip.preprocess(np.zeros((8, 8), np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@settings(max_examples=20, deadline=None)
+@given(width=st.integers(1, 500), height=st.integers(1, 500), seed=st.integers(0, 9))
+def test_fitted_pictures_are_the_models_own_pixels(mode: str, width: int, height: int, seed: int) -> None:
+    """Within 1e-6 of open_clip's transform, whose values span about -2 to 2.7."""
+    import torch
+    from open_clip.transform import image_transform
+
+    transform = image_transform(224, is_train=False, resize_mode=mode)
+    clip = Clip("x", 0, 224, None, torch.device("cpu"), torch.float32, transform, None, None)  # type: ignore[arg-type]
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    fitted = clip.fit(image)
+    assert fitted.shape == (224, 224, 3)
+    found = clip._normalised(torch.from_numpy(fitted.copy())[None])[0]
+    assert float((found - clip.preprocess(image)).abs().max()) <= 1e-6
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP"])
+def test_stored_pictures_enter_the_model_as_open_clip_would_read_them(
+    name: str, clip: Clip, pictures: dict[str, np.ndarray]
+) -> None:
+    """From file to vector: OpenCV's decoder and ours against Pillow's and the transform itself."""
+    import torch
+    from PIL import Image
+
+    for picture in pictures.values():
+        file = io.BytesIO()
+        Image.fromarray(picture).resize((341, 256)).save(file, name)
+        with Image.open(file) as opened:
+            theirs = clip._transform(opened.convert("RGB"))
+        ours = clip._normalised(torch.from_numpy(clip.fit(decode_stored(file.getvalue())).copy())[None])[0]
+        assert float((ours - theirs).abs().max()) <= 1e-6
+        with torch.inference_mode():
+            vector = torch.nn.functional.normalize(clip.model.encode_image(theirs[None]), dim=-1)[0].numpy()
+        np.testing.assert_allclose(clip.embed_images([decode_stored(file.getvalue())])[0], vector, atol=1e-5)
+
+
+def test_spaces_and_widths_are_known_without_loading() -> None:
+    assert embedding_space("ViT-L-14-quickgelu", "openai") == embedding_space("ViT-L-14", "openai") == "ViT-L-14/openai"
+    assert embedding_space("embedded", None) == embedding_space("embedded-multi", None)
+    assert embedding_space("ViT-B-32", "openai") != embedding_space("xlm-roberta-base-ViT-B-32", "laion5b_s13b_b90k")
+    assert embedding_dim("embedded") == DIM
+    assert [embedding_dim(name) for name in ("ViT-B-32", "ViT-L-14", "hf-hub:a/b", "no-such")] == [512, 768, None, None]
+    assert embedding_dim(f"local-dir:{assemble.assembled(assemble.ENGLISH)}") == DIM
 
 
 def test_half_precision_agrees(clip: Clip, pictures: dict[str, np.ndarray]) -> None:
