@@ -1,18 +1,20 @@
 # make demo   a small crawl through the whole pipeline, run by Airflow; Ctrl-C ends it
 #             SOURCE=CC-MAIN-2026-05 SHARDS=2 RECIPE=laion-5b-en   real archives instead
+#             FLEET=1  on Celery workers with PostgreSQL, Redis and S3, each from a package of the index
 #             KEEP=0   exit with the run's status;   VAR=folder   where everything is written
 # make test   the tests;   make check   lint and types
 # Both make .venv when it is missing, half-installed or out of date.
 
 PYTHON ?= python3
 KEEP ?= 1
+FLEET ?= 0
 VAR ?= var
 BIN := .venv/bin
 
 .PHONY: demo test check docs venv clean
 
 demo: venv
-	@$(BIN)/python -m curation.demo.run --keep "$(KEEP)" --var "$(VAR)" \
+	@$(BIN)/python -m curation.demo.run --keep "$(KEEP)" --var "$(VAR)" --fleet "$(FLEET)" \
 		--source "$(SOURCE)" --shards "$(SHARDS)" --recipe "$(RECIPE)"
 
 test: venv

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 STAMP = VENV / "complete"  # digest of what was installed; written last, so its absence means half-installed
 INPUTS = [ROOT / "pyproject.toml", ROOT / "requirements.lock"]
-EXTRAS = "models,airflow,demo,dev"
+EXTRAS = "models,airflow,fleet,demo,dev"
 
 
 def main() -> int:

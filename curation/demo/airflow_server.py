@@ -24,6 +24,7 @@ from curation.errors import ConfigError, OutageError
 MARK = "CURATION_DEMO"  # in the environment of every process of the group; names the folder it belongs to
 ADMIN = "admin"
 PORT = 8080  # where Airflow's users look for it
+AIRFLOW = (sys.executable, "-m", "airflow")
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 Say = Callable[[str], None]
 
@@ -48,18 +49,23 @@ class AirflowServer:
     home      folder of database, logs and passwords; one server at a time
     checkout  folder that holds dags/ and plugins/
     settings  environment for the tasks
+    store     root of the store that the tasks use
     """
 
-    def __init__(self, home: Path, checkout: Path, settings: Mapping[str, str], say: Say = print) -> None:
+    def __init__(
+        self, home: Path, checkout: Path, settings: Mapping[str, str], say: Say = print, store: str = ""
+    ) -> None:
         self.home = home.absolute()
         self._checkout = checkout
         self._settings = dict(settings)
+        self._store = store
         self._say = say
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._leader = 0
         self._lock: IO[str] | None = None
         self._claim: socket.socket | None = None
         self.url = ""
+        self.environment: dict[str, str] = {}
         if not (checkout / "dags").is_dir():
             raise ConfigError(f"{checkout} has no folder dags: the demo runs from a checkout of the repository")
 
@@ -81,14 +87,19 @@ class AirflowServer:
         password: str = json.loads(path.read_text())[ADMIN]
         return password
 
+    @property
+    def store_environment(self) -> dict[str, str]:
+        """Environment that leads to the store, for tasks and for whoever looks at what they did."""
+        return {"CURATION_STORE": self._store} if self._store else {}
+
     def start(self) -> None:
         """Migrate the database and start Airflow's components; `self.url` says where it will answer."""
         port = self._port()
         self.url = f"http://127.0.0.1:{port}"
-        environment = self._environment(port)
-        self._migrate(environment)
+        self.environment = self._environment(port)
+        self._migrate(self.environment)
         for component in COMPONENTS:
-            self.spawn(component, [sys.executable, "-m", "airflow", component], environment)
+            self.spawn(component, [*AIRFLOW, component], self.environment)
 
     def spawn(self, name: str, command: list[str], environment: Mapping[str, str] | None = None) -> None:
         """Start one more process of the group; what it says goes to logs/{name}.log in the home."""
@@ -120,9 +131,9 @@ class AirflowServer:
         """End the process group: ask, wait ten seconds, then insist."""
         for sign, patience_s in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
             for pid in self._alive():
-                _signal(os.kill, pid, sign)
+                send_signal(os.kill, pid, sign)
             if self._leader:
-                _signal(os.killpg, self._leader, sign)
+                send_signal(os.killpg, self._leader, sign)
             if self._gone(patience_s):
                 break
         else:
@@ -201,7 +212,7 @@ class AirflowServer:
         elif database.exists():
             self._say(f"migrating Airflow's database from {stamp.read_text()} to {wanted}")
         stamp.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "airflow", "db", "migrate"]
+        command = [*AIRFLOW, "db", "migrate"]
         log = self.home / "logs" / "migrate.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         for last in (False, True):
@@ -270,6 +281,7 @@ class AirflowServer:
             "OMP_NUM_THREADS": "1",
             MARK: str(self.home),
             **self._settings,
+            **self.store_environment,
         }
 
 
@@ -282,7 +294,7 @@ def _marked(home: Path) -> list[int]:
     mark = f"{MARK}={home}".encode()
     notes = home / "processes"
     noted = set(notes.read_text().splitlines()) if notes.exists() else set()
-    alive = {int(folder.name): _stat(int(folder.name)) for folder in Path("/proc").glob("[0-9]*")}
+    alive = {int(folder.name): process_stat(int(folder.name)) for folder in Path("/proc").glob("[0-9]*")}
     groups = {stat[2] for pid, stat in alive.items() if stat and f"{pid} {stat[19]}" in noted}
     found = []
     for pid, stat in alive.items():
@@ -299,11 +311,12 @@ def _marked(home: Path) -> list[int]:
 
 def _born(pid: int) -> str:
     """Clock ticks from the system's start to the process's: with the number, it names one process for good."""
-    stat = _stat(pid)
+    stat = process_stat(pid)
     return stat[19] if stat else ""
 
 
-def _stat(pid: int) -> list[str]:
+def process_stat(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the state on (the parent's number is the second); empty for none."""
     try:
         # the fields follow the command's name, which may itself hold spaces and parentheses
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -311,7 +324,8 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
-def _signal(send: Callable[[int, int], None], pid: int, sign: int) -> None:
+def send_signal(send: Callable[[int, int], None], pid: int, sign: int) -> None:
+    """Signal a process or group by os.kill or os.killpg, unless it is gone."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         send(pid, sign)
 

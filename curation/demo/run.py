@@ -59,13 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _demo(options: argparse.Namespace, console: Console) -> int:
     started = time.monotonic()
     folder = options.var.absolute()
-    store = os.environ.get("CURATION_STORE") or str(folder / "store")
     say = _sayer(console, started)
-    settings = {"CURATION_STORE": store}
-    if not options.source:
-        settings["HF_HUB_OFFLINE"] = "1"
-    with AirflowServer(folder / "airflow", CHECKOUT, settings, say) as server:
-        say("starting Airflow")
+    with _server(options, folder, say) as server:
+        say("starting the fleet" if options.fleet else "starting Airflow")
         # Airflow's database is made by another process: the crawl is built meanwhile
         with ThreadPoolExecutor(1) as aside:
             starting = aside.submit(server.start)
@@ -73,6 +69,8 @@ def _demo(options: argparse.Namespace, console: Console) -> int:
                 say("building the demo crawl")
                 build_demo_crawl(folder / CRAWL)
             starting.result()
+        os.environ.update(server.store_environment)
+        store = os.environ["CURATION_STORE"]
         conf = _real_run(options) if options.source else _demo_run(options, folder, store, server)
         client = AirflowClient(server.url, ADMIN, server.password)
         client.wait_until_healthy(DAG, server.check)
@@ -93,6 +91,16 @@ def _demo(options: argparse.Namespace, console: Console) -> int:
                 server.check()
                 time.sleep(2)
         return 0 if good else 1
+
+
+def _server(options: argparse.Namespace, folder: Path, say: Say) -> AirflowServer:
+    settings = {} if options.source else {"HF_HUB_OFFLINE": "1"}
+    if options.fleet:
+        from curation.demo.fleet import Fleet
+
+        return Fleet(folder / "fleet", CHECKOUT, settings, say)
+    store = os.environ.get("CURATION_STORE") or str(folder / "store")
+    return AirflowServer(folder / "airflow", CHECKOUT, settings, say, store)
 
 
 def _demo_run(options: argparse.Namespace, folder: Path, store: str, server: AirflowServer) -> dict[str, Any]:
@@ -183,6 +191,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shards", default="", help="how many, or which (0-3,7); empty: all")
     parser.add_argument("--recipe", default="", help="default: demo, or laion-5b-en with a source")
     parser.add_argument("--var", type=Path, default=Path("var"), help="folder for everything the demo writes")
+    parser.add_argument("--fleet", type=int, default=0, choices=(0, 1), help="1: Celery workers, PostgreSQL, Redis, S3")
     parser.add_argument("--keep", type=int, default=1, choices=(0, 1), help="0: end Airflow and exit with the result")
     return parser.parse_args(arguments)
 

@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from curation.demo.airflow_client import AirflowClient
+from curation.errors import OutageError
 
 DAG = "curate_block"
 TASKS = (
     "plan",
-    *("measure.extract", "measure.download", "measure.score"),
+    *("extract", "measure.download", "measure.score"),
     "match",
     *("judge.dedup", "judge.safety", "judge.caption", "judge.leakage", "judge.export"),
     "publish",
@@ -35,6 +36,7 @@ SIGNS = {
 }
 WIDEST = 12  # shards side by side; more are counted by state
 POLL_S = 1.0
+PATIENCE_S = 120  # with an API server that does not answer
 
 
 @dataclass
@@ -152,8 +154,7 @@ def follow(watch: Watch, console: Console, check: Callable[[], None]) -> None:
         return
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while True:
-            check()
-            watch.look()
+            _look(watch, check)
             live.update(Group(_heading(watch), table(watch)), refresh=True)
             if watch.ended:
                 return
@@ -176,6 +177,19 @@ def table(watch: Watch) -> Table:
         cells = {cell.map_index: cell for cell in watch.cells.values() if cell.task == task}
         view.add_row(task.rpartition(".")[2], *_states(task, cells, shards, wide), *_rates(cells.values()))
     return view
+
+
+def _look(watch: Watch, check: Callable[[], None]) -> list[Cell]:
+    """Look once; an API server that is away for a while does not end the watch. Raises what check raises."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        check()
+        try:
+            return watch.look()
+        except OutageError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(POLL_S)
 
 
 def _heading(watch: Watch) -> Text:
@@ -209,8 +223,7 @@ def _rates(cells: Iterable[Cell]) -> tuple[str, str]:
 def _follow_plainly(watch: Watch, console: Console, check: Callable[[], None]) -> None:
     told = time.monotonic()
     while True:
-        check()
-        for cell in watch.look():
+        for cell in _look(watch, check):
             if cell.state not in ("upstream_failed", "removed"):
                 _say(console, watch, cell.line())
                 told = time.monotonic()
