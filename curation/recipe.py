@@ -64,6 +64,15 @@ class Recipe(BaseModel):
         return {verdict: [gate] if isinstance(gate, Mapping) else gate for verdict, gate in gates.items()}
 
     @model_validator(mode="after")
+    def _punsafe_has_its_head(self) -> Recipe:
+        safety, score = self.stages.safety, self.stages.score
+        if safety and safety.reads_punsafe and (score is None or "punsafe" not in score.heads):
+            raise ValueError(
+                "stages.safety.unsafe_above and unsure_above read punsafe: name stages.score.heads.punsafe"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _gates_have_their_stage(self) -> Recipe:
         for verdict, gate in self._each_gate():
             for column in gate.columns:

@@ -67,6 +67,7 @@ class Verdict(StrEnum):
     DUPLICATE_EMBEDDING = "duplicate_embedding"
     KNOWN_HASH = "known_hash"  # on an operator's list of known unsafe pictures
     UNSAFE = "unsafe"
+    QUARANTINED = "quarantined"  # held back until a person has looked: `curation quarantine` lists them
     CAPTION_LOW = "caption_low"  # no caption, original or synthetic, matches well enough
     LEAK_SHA256 = "leak_sha256"
     LEAK_PHASH = "leak_phash"
