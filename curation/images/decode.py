@@ -247,7 +247,8 @@ def _upright_rgb(picture: Image.Image) -> Image.Image:
         return flat.convert("RGB")
     if profile and len(profile) <= _PROFILE_BYTES and picture.mode in ("RGB", "CMYK", "L"):
         try:
-            return _to_srgb(profile, picture.mode).apply(picture)
+            converted: Image.Image = _to_srgb(profile, picture.mode).apply(picture)
+            return converted
         except (ImageCms.PyCMSError, OSError, ValueError):
             pass  # a broken profile: the plain conversion is closer than no picture
     if picture.mode in ("I;16", "I;16B", "I", "F"):
@@ -259,7 +260,9 @@ def _upright_rgb(picture: Image.Image) -> Image.Image:
 
 @lru_cache(maxsize=16)  # a few profiles stand in most pictures, and a transform takes milliseconds to make
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
-    return ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(profile)), _SRGB, mode, "RGB")
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    transform: ImageCms.ImageCmsTransform = ImageCms.buildTransform(source, _SRGB, mode, "RGB")
+    return transform
 
 
 def _shrunk(pixels: np.ndarray, side_px: int, original: tuple[int, int]) -> np.ndarray:

@@ -146,7 +146,7 @@ def malformed() -> dict[str, bytes]:
     sof = jpeg.index(b"\xff\xc0")
     webp = encoded(CAT[::8, ::8], "WEBP")
     return {
-        "huge.png": huge_png(),
+        "huge.png": huge_png() + encoded(CAT, "PNG")[33:],
         "ten-thousand-frames.gif": out.getvalue(),
         "gif-screen-65535.gif": gif[:6] + b"\xff\xff\xff\xff" + gif[10:],
         "gif-no-trailer.gif": gif[:-1],
