@@ -1,7 +1,7 @@
 """What every reader of archives hands on: pages with the pictures they show and what they say about them."""
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import Literal, NamedTuple
 
 from curation.text.clean import clean_text, text_class
@@ -18,13 +18,17 @@ class Picture(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A page with its pictures in document order; offset is that of its record in the archive read, in bytes."""
+    """A page with its pictures in document order; offset is that of its record in the archive read, in bytes.
+
+    A reader may leave out pictures of which nothing is said and count them in `wordless` instead.
+    """
 
     url: str
     language: str | None  # primary subtag of the html lang attribute, lower case
     robots: frozenset[str]  # directives of meta robots, lower case
     pictures: list[Picture]
     offset: int
+    wordless: int = 0
 
 
 class Chosen(NamedTuple):
@@ -60,24 +64,21 @@ def choose_texts(
     stands under more than boilerplate_over different pictures of the page becomes boilerplate.
     """
     chosen: list[Chosen] = []
-    urls_of: defaultdict[str, set[str]] = defaultdict(set)
     for url, texts in pictures:
         best: Chosen | None = None
-        for kind in kinds:
-            raw = texts.get(kind)
-            text = clean_text(raw, max_chars) if raw else ""
-            if raw and text:
-                found = Chosen(url, raw, text, kind, text_class(text))
-                if found.text_class == "ok":
-                    best = found
+        for kind in kinds if texts else ():
+            if (raw := texts.get(kind)) and (text := clean_text(raw, max_chars)):
+                class_ = text_class(text)
+                best = best or Chosen(url, raw, text, kind, class_)
+                if class_ == "ok":
+                    best = best if best.kind == kind else Chosen(url, raw, text, kind, class_)
                     break
-                best = best or found
         if best:
             chosen.append(best)
-            urls_of[best.text].add(url)
     if len(chosen) <= boilerplate_over:
         return chosen
-    repeated = {text for text, urls in urls_of.items() if len(urls) > boilerplate_over}
+    often = {text for text, count in Counter(each.text for each in chosen).items() if count > boilerplate_over}
+    repeated = {text for text in often if len({each.url for each in chosen if each.text == text}) > boilerplate_over}
     if not repeated:
         return chosen
     return [

@@ -16,9 +16,9 @@ from curation.sources.candidates import Page, Picture, TextKind, page_language, 
 from curation.web.urls import Base
 
 _PICTURES = re.compile(rb"<img|og:image|ImageObject|<\0i\0m\0g|\0<\0i\0m\0g", re.IGNORECASE)
-_LAZY_SRCSET = ("srcset", "data-srcset", "data-lazy-srcset")
+LAZY_SRCSET = ("srcset", "data-srcset", "data-lazy-srcset")
 # what the lazy loaders in use read: lazysizes, vanilla-lazyload, WordPress plugins, jquery.lazyload
-_LAZY_SRC = (
+LAZY_SRC = (
     "data-src",
     "data-lazy-src",
     "data-original",
@@ -122,10 +122,10 @@ def read_html(markup: str, url: str, offset: int) -> Page:
 
 
 def _address(attributes: dict[str, str | None], parent: Any) -> str:
-    for name in _LAZY_SRCSET:
+    for name in LAZY_SRCSET:
         if (srcset := attributes.get(name)) and (found := best_of_srcset(srcset)) and not found.startswith("data:"):
             return found
-    for name in _LAZY_SRC:
+    for name in LAZY_SRC:
         if found := (attributes.get(name) or "").strip():
             return found
     source = (attributes.get("src") or "").strip()

@@ -90,7 +90,8 @@ def read_rows(stream: BinaryIO, location: str, tally: Counter[str], columns: Col
         table = _opened(stream)
         named = _named(columns, table.names, path)
         for first, batch in table.batches(list(named.values()), wanted):
-            cells = [_strings(batch.column(named[role])) if role in named else [""] * batch.num_rows for role in _NAMES]
+            columns_of = {role: _strings(batch.column(name), table.encoding) for role, name in named.items()}
+            cells = [columns_of.get(role, [""] * batch.num_rows) for role in _NAMES]
             tally["records"] += batch.num_rows
             for number, (url, text, sha256, phash) in enumerate(zip(*cells, strict=True), first):
                 if url:
@@ -104,6 +105,7 @@ def read_rows(stream: BinaryIO, location: str, tally: Counter[str], columns: Col
 
 class _Parquet:
     bad_lines = 0
+    encoding = "utf-8"
 
     def __init__(self, stream: BinaryIO) -> None:
         self._file = pq.ParquetFile(stream, buffer_size=1 << 20)  # a column of a row group is read in steps
@@ -125,6 +127,8 @@ class _Parquet:
 
 
 class _Csv:
+    encoding = "latin-1"  # takes every byte: pyarrow cannot report a line that is no UTF-8
+
     def __init__(self, stream: BinaryIO, names: list[str], header: bool, delimiter: str) -> None:
         self._stream, self._header, self._delimiter = stream, header, delimiter
         self.names = names
@@ -141,7 +145,11 @@ class _Csv:
         return pyarrow.csv.open_csv(
             self._stream,
             pyarrow.csv.ReadOptions(
-                use_threads=False, block_size=_BLOCK_BYTES, column_names=self.names, skip_rows=int(self._header)
+                use_threads=False,
+                block_size=_BLOCK_BYTES,
+                column_names=self.names,
+                skip_rows=int(self._header),
+                encoding=self.encoding,
             ),
             pyarrow.csv.ParseOptions(
                 delimiter=self._delimiter,
@@ -149,9 +157,7 @@ class _Csv:
                 newlines_in_values=quoted,
                 invalid_row_handler=self._passed_over,
             ),
-            pyarrow.csv.ConvertOptions(
-                include_columns=names, column_types=dict.fromkeys(names, pa.binary()), check_utf8=False
-            ),
+            pyarrow.csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.binary())),
         )
 
     def _passed_over(self, _: Any) -> str:
@@ -210,18 +216,22 @@ def _named(columns: Columns, names: Sequence[str], path: str) -> dict[str, str]:
     return named
 
 
-def _strings(column: pa.Array) -> list[str]:
+def _strings(column: pa.Array, encoding: str) -> list[str]:
+    """Cells as text, "" for null; their bytes are UTF-8, which whoever wrote the table may not have checked."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_string(column.type):
-        column = column.cast(pa.binary())  # whoever wrote it may not have checked that it is UTF-8
+        column = column.cast(pa.binary())
     elif pa.types.is_large_string(column.type):
         column = column.cast(pa.large_binary())
     elif pa.types.is_fixed_size_binary(column.type):
         return [value.hex() if value else "" for value in column.to_pylist()]
     elif not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
         column = column.cast(pa.string()).cast(pa.binary())
-    return [value.decode("utf-8", "replace") if value else "" for value in column.to_pylist()]
+    cells = [value or b"" for value in column.to_pylist()]
+    if encoding != "utf-8":
+        cells = [cell if cell.isascii() else cell.decode().encode(encoding) for cell in cells]
+    return [cell.decode("utf-8", "replace") for cell in cells]
 
 
 def _no_table(path: str, error: Exception) -> BadShardError:

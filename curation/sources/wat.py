@@ -1,4 +1,9 @@
-"""Pages of a WAT: Common Crawl's extract of a WARC, one JSON document for each of its records."""
+"""Pages of a WAT: Common Crawl's extract of a WARC, one JSON document for each of its records.
+
+Nine tenths of a document are links to other pages. So the documents are not parsed: what matters is cut out of the
+bytes and decoded alone. That relies on the form in which Common Crawl writes them (no spaces, `path` first in a link);
+a document of any other form is parsed whole, with the same result.
+"""
 
 import html
 import json
@@ -9,8 +14,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from curation.sources.candidates import Page, Picture, TextKind, robots_directives
-from curation.sources.html import best_of_srcset
+from curation.sources.candidates import Page, Picture, TextKind, page_language, robots_directives
+from curation.sources.html import LAZY_SRC, LAZY_SRCSET, best_of_srcset
 from curation.sources.warc import read_content, read_records
 from curation.web.urls import Base
 
@@ -38,6 +43,7 @@ class _Head(msgspec.Struct, gc=False):
 class _Html(msgspec.Struct, gc=False):
     Head: _Head | None = None
     Links: list[_Link] = []
+    wordless: int = 0  # links to pictures that were left out, for they have no text
 
 
 class _Response(msgspec.Struct, rename={"html": "HTML-Metadata"}, gc=False):
@@ -57,15 +63,21 @@ class _Document(msgspec.Struct, rename={"envelope": "Envelope"}, gc=False):
     envelope: _Envelope | None = None
 
 
+_MARK = b'"IMG@'  # ends with a rare character, by which bytes.find leaps
+_SRC, _EMPTY = b'{"path":"IMG@/src","url":"', b'""}'
 _decode = msgspec.json.Decoder(_Document).decode
+_decode_links = msgspec.json.Decoder(list[_Link]).decode
+_decode_text = msgspec.json.Decoder(str | None).decode
+_decode_metas = msgspec.json.Decoder(list[_Meta]).decode
+# img elements have other attributes with addresses, of no picture: longdesc, data-href
+_PATHS = {f"IMG@/{name}": name.endswith("srcset") for name in (*LAZY_SRCSET, *LAZY_SRC, "src")}
 
 
 def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_record_bytes: int) -> Iterator[Page]:
     """Yield the pages of a WAT that link to pictures.
 
-    Only the members that matter are decoded; a record that cannot hold a picture is told by its bytes, before any
-    JSON is parsed. Attributes in a WAT keep their entities; in URLs only the ampersand's is undone, for "&copy=1" is
-    a query.
+    A record that cannot hold a picture is told by its bytes. Attributes in older WATs keep their entities; in URLs only
+    the ampersand's is undone, for "&copy=1" is a query.
     """
     for record in read_records(stream, location, tally, max_record_bytes):
         content = read_content(record, tally)
@@ -74,14 +86,16 @@ def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_reco
         if b'"HTML-Metadata"' not in content:
             if content.lstrip()[:1] == b"{" or "json" not in (record.raw.headers.get("Content-Type") or ""):
                 continue
-        elif b'"IMG@/' not in content and b'"og:image' not in content:
+        elif _MARK not in content and b'"og:image' not in content:
             tally["pages"] += 1
             tally["pages_without_pictures"] += 1
             continue
-        try:
-            document: _Document | None = _decode(content)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            document = _lenient(content)
+        found = _cut_out(content) if record.url else None
+        if found is not None:
+            tally["pages"] += 1
+            yield _page(record.url, record.offset, found)
+            continue
+        document = _parsed(content)
         if document is None:
             tally["records_bad"] += 1
             tally["records_bad_json"] += 1
@@ -92,8 +106,52 @@ def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_reco
         if envelope is None or found is None:
             continue
         tally["pages"] += 1
-        url = record.url or str(envelope.header.get("WARC-Target-URI", ""))
-        yield _page(url, record.offset, found)
+        yield _page(record.url or str(envelope.header.get("WARC-Target-URI", "")), record.offset, found)
+
+
+def _cut_out(content: bytes) -> _Html | None:
+    """Metas and links to pictures of a page's document; None when it is not surely of Common Crawl's form."""
+    if not content.endswith(b"}"):
+        return None
+    links: list[bytes] = []
+    wordless = 0
+    at = content.find(_MARK)
+    while at >= 0:
+        end = _end(content, at)
+        if end < 0 or content[at - 8 : at] != b'{"path":':
+            return None
+        link = content[at - 8 : end]
+        if link.startswith(_SRC) and b'"alt":"' not in link and b'"title":"' not in link and not link.endswith(_EMPTY):
+            wordless += 1
+        else:
+            links.append(link)
+        at = content.find(_MARK, end)
+    metas, base = b"[]", b"null"
+    if (start := content.find(b'"Metas"')) >= 0 and not content.startswith(b"[]", start + 8):
+        metas = content[start + 8 : _end(content, start, b'"}]')]
+    start = max(content.find(b'"Head"'), 0)
+    end = content.find(b'"Links"', start)
+    if (start := content.find(b'"Base"', start, end if end >= 0 else len(content))) >= 0:
+        base = content[start + 7 : _end(content, start + 8, b'"')]
+    try:
+        head = _Head(_decode_text(base), _decode_metas(metas))
+        return _Html(head, _decode_links(b"[" + b",".join(links) + b"]"), wordless)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _end(content: bytes, start: int, mark: bytes = b'"}') -> int:
+    """Offset behind the mark, the end of a string; -1, which no JSON text ends before, when it may be part of it."""
+    found = content.find(mark, start)
+    # a quote behind a backslash may be part of the text
+    return found + len(mark) if found > 0 and content[found - 1] != 0x5C else -1
+
+
+def _parsed(content: bytes) -> _Document | None:
+    try:
+        return _decode(content)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _lenient(content)
 
 
 def _page(url: str, offset: int, found: _Html) -> Page:
@@ -102,35 +160,44 @@ def _page(url: str, offset: int, found: _Html) -> Page:
     if head.Base:
         base = Base(base.join(head.Base) or url)
     robots: frozenset[str] = frozenset()
-    pictures: list[Picture] = []
+    language: str | None = None
     share: dict[str, str] = {}
     for meta in head.Metas:
         if not meta.content:
             continue
         name = (meta.property or meta.name or "").lower()
-        if name == "robots":
-            robots |= robots_directives(meta.content)
-        elif name.startswith("og:"):
+        if name.startswith("og:"):
             share.setdefault(name, meta.content)
+        elif name == "robots":
+            robots |= robots_directives(meta.content)
+        elif name == "html@/lang":
+            language = page_language(meta.content)
+    pictures: list[Picture] = []
+    wordless = found.wordless
     for link in found.Links:
-        if not link.url or not link.path.startswith("IMG@/"):
+        address = link.url
+        is_srcset = _PATHS.get(link.path)
+        if not address or is_srcset is None:
             continue
-        address = best_of_srcset(link.url) if link.path.endswith("srcset") else link.url
+        if not (link.alt or link.title):
+            wordless += 1
+            continue
+        if is_srcset:
+            address = best_of_srcset(address)
         if "&" in address:
             address = _AMPERSAND.sub("&", address)
-        address = base.join(address)
-        if address:
+        if address := base.join(address):
             texts: dict[TextKind, str] = {}
-            if link.alt:
-                texts["alt"] = html.unescape(link.alt) if "&" in link.alt else link.alt
-            if link.title:
-                texts["title"] = html.unescape(link.title) if "&" in link.title else link.title
+            if alt := link.alt:
+                texts["alt"] = html.unescape(alt) if "&" in alt else alt
+            if title := link.title:
+                texts["title"] = html.unescape(title) if "&" in title else title
             pictures.append(Picture(address, texts))
     shared = share.get("og:image") or share.get("og:image:url")
     if shared and (address := base.join(_AMPERSAND.sub("&", shared))):
         text = share.get("og:image:alt") or share.get("og:description") or share.get("og:title")
         pictures.append(Picture(address, {"og": html.unescape(text)} if text else {}))
-    return Page(url, None, robots, pictures, offset)
+    return Page(url, language, robots, pictures, offset, wordless)
 
 
 def _lenient(content: bytes) -> _Document | None:

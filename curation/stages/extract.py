@@ -31,9 +31,8 @@ _COUNTER_HOST = re.compile(
 _PATTERN_NAME = re.compile(
     r"(?:pixel|spacer|blank|clear|transparent|trans|dot|empty|1x1|1px|px|grey|placeholder|loading|loader|lazy|lazyload"
     r"|ajax-loader|tracking|beacon)(?:[_-]?(?:1x1|1px|pixel|gif|trans))?\.(?:gif|png|jpe?g|webp)"
-    r"|(?:.*[_.-])?sprites?(?:[_.-].*)?\.(?:png|gif|webp|jpe?g)",
-    re.IGNORECASE,
 )
+_SPRITES = re.compile(r"(?:.*[_.-])?sprites?(?:[_.-].*)?\.(?:png|gif|webp|jpe?g)")
 
 
 _NO_PAGE = Page("", None, frozenset(), [], 0)
@@ -47,7 +46,7 @@ class Extract(Stage):
     """
 
     name: ClassVar[str] = "extract"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     resource: ClassVar[Resource] = "cpu"
     consumes: ClassVar[pa.Schema] = pa.schema([])
 
@@ -111,8 +110,9 @@ class Extract(Stage):
         rows = _Rows(self, location)
         for page in self._pages(stream, location, tally):
             chosen = choose_texts(page.pictures, self.kinds, self.max_text_chars, self.boilerplate_over)
-            tally["links_seen"] += len(page.pictures)
-            tally["links_without_text"] += len(page.pictures) - len(chosen)
+            seen = len(page.pictures) + page.wordless
+            tally["links_seen"] += seen
+            tally["links_without_text"] += seen - len(chosen)
             refuses = not page.robots.isdisjoint(self.opt_out)
             for each in chosen:
                 rows.add(page, each, refuses)
@@ -158,10 +158,12 @@ def url_class(url: str, settings: Extract, blocked: Blocklist | None) -> str:
     if blocked is not None and host in blocked:
         return "blocked"
     path = url.partition("?")[0]
-    name = path[path.rfind("/") + 1 :]
-    if name.rpartition(".")[2].lower() in settings.refused_extensions and "." in name:
+    name = path[path.rfind("/") + 1 :].lower()
+    _, dot, extension = name.rpartition(".")
+    if dot and extension in settings.refused_extensions:
         return "extension"
-    return "pattern" if counts or _PATTERN_NAME.fullmatch(name) else "ok"
+    sprites = "sprite" in name and _SPRITES.fullmatch(name)
+    return "pattern" if counts or sprites or _PATTERN_NAME.fullmatch(name) else "ok"
 
 
 @lru_cache(maxsize=65536)

@@ -22,7 +22,7 @@ import fasttext
 _LABEL = len("__label__")
 # six characters of Chinese writing and no kana anywhere: Japanese of that length has a particle or an ending
 _HAN_ALONE = re.compile("(?=(?:[^\u4e00-\u9fff]*[\u4e00-\u9fff]){6})[^\u3040-\u30ff\uff66-\uff9f]*$")
-_LETTERS_ENOUGH = 2  # fewer letters are a size or an initial, in no language
+_WORDED = re.compile(r"[^\W\d_].*[^\W\d_]")  # with one letter it is a size or an initial, in no language
 
 
 @lru_cache(maxsize=1)
@@ -38,7 +38,7 @@ def detect_languages(texts: Sequence[str]) -> tuple[list[str], list[float]]:
     """
     asked = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     lines = [text.lower() if text.isupper() else text for text in asked]  # lid.176 takes capitals for German
-    worded = [i for i, line in enumerate(lines) if sum(map(str.isalpha, line[:200])) >= _LETTERS_ENOUGH]
+    worded = [i for i, line in enumerate(lines) if _WORDED.search(line, 0, 200)]
     codes, confidences = [""] * len(lines), [0.0] * len(lines)
     if worded:
         predict = _model().f.predict  # the wrapper's own predict() spends as long again on its arguments

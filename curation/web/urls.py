@@ -17,9 +17,9 @@ from hashlib import blake2b
 
 import idna
 
-_CANONICAL = re.compile(  # most URLs of a crawl: nothing to rewrite, so the slow way is not walked
+_CANONICAL = re.compile(  # most URLs of a crawl: nothing to rewrite unless "/." is in it; then the slow way is walked
     r"https?://[a-z0-9-]+(?:\.[a-z0-9-]+)+"
-    r"/(?!\.)(?:[A-Za-z0-9\-_~!$&'()*+,;=:@.]|/(?!\.))*"
+    r"/[A-Za-z0-9\-_~!$&'()*+,;=:@./]*"
     r"(?:\?[!$%&()*+,\-./0-9:;=?@A-Z\[\]\\^_`a-z{|}~]*)?"
 )
 _JUNK = re.compile("[\x00-\x1f\x7f\x85\u200b\u2028\u2029\ufeff\ud800-\udfff]+")
@@ -36,7 +36,7 @@ _PORT = re.compile(r"[0-9]{1,5}")
 
 def canonical(url: str) -> str:
     """Canonical form of an absolute URL; see the module's docstring. Never raises."""
-    if _CANONICAL.fullmatch(url):
+    if _CANONICAL.fullmatch(url) and "/." not in url:
         return url
     url = _JUNK.sub("", url).strip()
     found = _SCHEME.match(url)
@@ -90,6 +90,11 @@ class Base:
         """Canonical absolute form of a link of this page; "" for a link that is empty or only a fragment."""
         if link.startswith(("http://", "https://")):
             return canonical(link)
+        if self.origin and ":" not in link and link[:1] not in ("", "?"):
+            root = self.directory if link[0] != "/" else self.scheme if link[1:2] == "/" else self.origin
+            joined = root + link
+            if _CANONICAL.fullmatch(joined) and "/." not in joined:
+                return joined  # as below, in one step
         link = _JUNK.sub("", link).strip()
         if not link or link[0] == "#":
             return ""

@@ -6,9 +6,11 @@ import json
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curation.sources import wat
 from curation.sources.candidates import Page
 from curation.sources.wat import read_pages
 
@@ -45,7 +47,9 @@ def read(*contents: bytes) -> tuple[list[Page], Counter[str]]:
 LINKS = [
     {"path": "A@/href", "url": "other.html", "text": "a link"},
     {"path": "IMG@/src", "url": "a.jpg?x=1&amp;y=2&copy=3", "alt": "Tom &amp; Jerry", "title": "t"},
-    {"path": "IMG@/srcset", "url": "s.jpg 100w, l.jpg 1200w"},
+    {"path": "IMG@/longdesc", "url": "about.html"},
+    {"path": "IMG@/srcset", "url": "s.jpg 100w, l.jpg 1200w", "alt": "large"},
+    {"path": "IMG@/src", "url": "wordless.jpg", "alt": ""},
     {"path": "IMG@/src"},
 ]
 
@@ -58,6 +62,7 @@ def test_a_page() -> None:
             {"property": "og:image", "content": "/og.jpg"},
             {"property": "og:description", "content": "about"},
             {"http-equiv": "x"},
+            {"name": "HTML@/lang", "content": "pt-BR"},
         ],
     }
     [page], tally = read(json.dumps(envelope({"Head": head, "Links": LINKS})).encode())
@@ -65,9 +70,11 @@ def test_a_page() -> None:
     assert page.robots == {"noai"}
     assert [(picture.url, dict(picture.texts)) for picture in page.pictures] == [
         ("https://a.example/other/a.jpg?x=1&y=2&copy=3", {"alt": "Tom & Jerry", "title": "t"}),
-        ("https://a.example/other/l.jpg", {}),
+        ("https://a.example/other/l.jpg", {"alt": "large"}),
         ("https://a.example/og.jpg", {"og": "about"}),
     ]
+    assert page.wordless == 1
+    assert page.language == "pt"
     assert tally["pages"] == tally["records"] == 1
 
 
@@ -89,6 +96,53 @@ def test_bad_records_are_counted_and_the_rest_goes_on() -> None:
     assert tally["records"] == len(cases)
     assert tally["records_bad"] == tally["records_bad_json"] == 3
     assert tally["pages_without_pictures"] == 1
+
+
+def compact(document: Any) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+ATTRIBUTE = st.one_of(
+    st.text(max_size=6),
+    st.sampled_from(
+        [
+            '"}',
+            '\\"}',
+            '"}]',
+            '"},{',
+            '{"path":"IMG@/src","url":"x"}',
+            '"IMG@/',
+            '"Metas":[{',
+            '"Base":"',
+            "é & <",
+            "\\",
+        ]
+    ),
+)
+LINK = st.dictionaries(st.sampled_from(["url", "alt", "title", "text"]), ATTRIBUTE).flatmap(
+    lambda rest: st.sampled_from(["IMG@/src", "IMG@/srcset", "IMG@/longdesc", "A@/href", ""]).map(
+        lambda path: {"path": path, **rest} if path else {**rest, "path": "IMG@/src"}
+    )
+)
+META = st.dictionaries(st.sampled_from(["name", "property", "content"]), st.one_of(ATTRIBUTE, st.just("og:image")))
+HEAD = st.fixed_dictionaries({}, optional={"Base": ATTRIBUTE, "Metas": st.lists(META, max_size=3), "Title": ATTRIBUTE})
+
+
+@given(HEAD, st.lists(LINK, max_size=4), st.dictionaries(ATTRIBUTE, ATTRIBUTE, max_size=2))
+def test_cutting_out_gives_what_parsing_gives(head: Any, links: Any, headers: Any) -> None:
+    document = envelope({"Head": head, "Links": links})
+    document["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]["Headers"] = headers
+    spaced = json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
+    cut, whole = read(compact(document))[0], read(spaced)[0]
+    assert [page._replace(offset=0) for page in cut] == [page._replace(offset=0) for page in whole]
+
+
+def test_the_form_of_common_crawl_is_not_parsed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wat, "_parsed", None)
+    head = {"Base": "/other/", "Metas": [{"name": "robots", "content": 'noai "quoted" {}'}], "Title": "a"}
+    [page], _ = read(compact(envelope({"Head": head, "Links": LINKS})))
+    assert len(page.pictures) == 2
+    assert page.robots >= {"noai"}
 
 
 @given(JSON)

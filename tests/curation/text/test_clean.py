@@ -3,10 +3,11 @@
 import unicodedata
 
 import pytest
+from ftfy.badness import MOJIBAKE_CATEGORIES, is_bad
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.text.clean import clean_text, text_class
+from curation.text.clean import _MAYBE_MOJIBAKE, clean_text, text_class
 
 
 @pytest.mark.parametrize(
@@ -75,3 +76,14 @@ def test_laws(raw: str) -> None:
 )
 def test_text_class(text: str, expected: str) -> None:
     assert text_class(text) == expected
+
+
+MOJIBAKE = st.text(
+    st.one_of(st.sampled_from("".join(MOJIBAKE_CATEGORIES.values())), st.sampled_from("aÃÂ ×à°вЂГўВĀβ€日а"))
+)
+
+
+@given(st.one_of(MOJIBAKE, st.text()))
+def test_where_no_mojibake_is_looked_for_there_is_none(text: str) -> None:
+    if _MAYBE_MOJIBAKE.search(text) is None:
+        assert not is_bad(text)
