@@ -10,7 +10,7 @@ from curation import dumps
 from curation.errors import ConfigError
 from curation.pipeline import localise, pin, save_recipe
 from curation.recipe import Recipe
-from curation.stages.base import Stage
+from curation.stages.base import Join, Stage
 from curation.store import Store
 
 BLOCK_SHARDS = 1000
@@ -75,15 +75,17 @@ def runs(store: Store) -> list[tuple[str, str]]:
     return [(dump, name.removesuffix(".json")) for _, dump, name in keys]
 
 
-def measure_stages(recipe: Recipe) -> tuple[str, ...]:
-    """Stages before the barrier that dedup needs: each shard runs through them on its own."""
-    names = recipe.stage_names
-    return names[: names.index("dedup")] if "dedup" in names else names
+def phases(recipe: Recipe) -> list[tuple[str, ...]]:
+    """The stages in runs that each shard takes on its own; before a run that begins with a join, the block is matched.
 
-
-def judge_stages(recipe: Recipe) -> tuple[str, ...]:
-    """Dedup and what follows: each shard runs through them on its own once the block is matched."""
-    return recipe.stage_names[len(measure_stages(recipe)) :]
+    For instance extract | pairs, download, score | dedup, safety, leakage.
+    """
+    found: list[tuple[str, ...]] = [()]
+    for name in recipe.stage_names:
+        if isinstance(recipe.stage(name), Join):
+            found.append(())
+        found[-1] += (name,)
+    return found
 
 
 def parse_shards(text: str | None) -> list[int] | None:

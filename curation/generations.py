@@ -1,12 +1,13 @@
-"""The dedup index: one generation a block, committed as one object, appended and never changed.
+"""The index of a join (dedup, pairs): one generation a block, committed as one object, appended and never changed.
 
-A generation holds every sample of its block that entered dedup with its keys and what was decided: so it is at once
+A generation holds every sample of its block that entered the stage with its keys and what was decided: so it is at once
 the index for later blocks and the decision for its own. Two blocks that match at the same time write the same number;
 the store lets one through, the other reads the new generation and matches again, so no duplicate is kept twice.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -19,74 +20,101 @@ from curation.errors import BadShardError
 from curation.pipeline import fingerprint, upstream
 from curation.receipt import RECEIPT_KEY, Receipt, digest, table_key
 from curation.recipe import Recipe
-from curation.stages.dedup import DECISIONS, KEYS
+from curation.stages.base import Join
 from curation.store import Store
 
 log = logging.getLogger(__name__)
 
 
-def match_block(store: Store, recipe: Recipe, dump: str, shards: Sequence[int]) -> Receipt:
+def match_block(store: Store, recipe: Recipe, dump: str, shards: Sequence[int], stage: str = "dedup") -> Receipt:
     """Find duplicates within a block and against all earlier generations; commit the decisions.
 
     Idempotent: the same block from the same tables is matched once. Raises BadShardError when a shard's tables before
-    dedup are missing.
+    the stage are missing.
     """
-    from curation.runner import read_entering
-
-    settings = recipe.stages.dedup
-    if settings is None:
-        raise BadShardError(f"recipe {recipe.name} has no dedup stage")
-    identity = _identity(store, recipe, dump, shards)
+    settings = _join(recipe, stage)
+    identity = _identity(store, recipe, stage, dump, shards)
+    keys: pa.Table | None = None
     while True:
-        known = _generations(store, recipe)
+        known = _generations(store, recipe, stage)
         for _, receipt in known:
             if receipt.object_id == identity:
                 log.info("%s: matched before, in generation %d", dump, receipt.shard)
                 return receipt
-        keys = _with_shard(
-            (shard, batch)
-            for shard in shards
-            for batch in read_entering(store, recipe, dump, shard, "dedup", KEYS.names)
+        if keys is None:
+            keys = _emitted(store, recipe, settings, dump, shards)
+        prepared = known[0][1].models if known else _prepared(store, settings, keys, _folder(recipe, stage), identity)
+        decisions = settings.match(
+            keys,
+            _kept_before(store, recipe, settings, known, dump, shards),
+            store.open_parquet(prepared["prepared"]).read() if prepared else None,
         )
-        index = _index(store, known, dump, shards)
-        decisions = settings.match(keys, index)
         number = 1 + max((receipt.shard for _, receipt in known), default=-1)
         receipt = Receipt(
             object_id=identity,
-            stage="dedup_match",
+            stage=f"{stage}_match",
             stage_version=settings.version,
-            fingerprint=fingerprint(recipe, "dedup"),
+            fingerprint=fingerprint(recipe, stage),
             recipe=recipe.name,
             dump=dump,
             shard=number,
             inputs={str(shard): "" for shard in shards},
+            models=prepared,
             rows=decisions.num_rows,
             measured=decisions.num_rows,
         )
-        if _commit(store, _key(recipe, number), decisions, receipt):
+        if _commit(store, f"{_folder(recipe, stage)}{number:06d}.parquet", decisions, receipt):
             return receipt
         log.info("%s: generation %d was taken by another block; matching again", dump, number)
 
 
-def of_shard(store: Store, recipe: Recipe, dump: str, shard: int) -> str:
+def of_shard(store: Store, recipe: Recipe, dump: str, shard: int, stage: str = "dedup") -> str:
     """Key of the newest generation that decides on this shard. Raises BadShardError when there is none."""
-    for key, receipt in reversed(_generations(store, recipe)):
-        if receipt.dump == dump and str(shard) in receipt.inputs:
+    own = fingerprint(recipe, stage)
+    for key, receipt in reversed(_generations(store, recipe, stage)):
+        if receipt.dump == dump and receipt.fingerprint == own and str(shard) in receipt.inputs:
             return key
-    raise BadShardError("expected a dedup generation of its block, found none: run match first")
+    raise BadShardError(f"expected a generation of the {stage} index with its block, found none: run match first")
 
 
 def decisions(store: Store, key: str, shard: int) -> pa.Table:
-    """What a generation decided on one shard's samples, in the order in which they entered dedup."""
-    with store.open_parquet(key) as table:
-        rows = table.read()
-    return rows.filter(pc.equal(rows["shard"], shard)).combine_chunks()
+    """What a generation decided on one shard's samples, in the order in which they entered the stage."""
+    return _of_shards(store.open_parquet(key), [shard]).combine_chunks()
 
 
-def _identity(store: Store, recipe: Recipe, dump: str, shards: Sequence[int]) -> str:
-    before = upstream(recipe, "dedup")
+def group(store: Store, recipe: Recipe, group_id: str) -> list[dict[str, str | int | None]]:
+    """Members of a duplicate group over all blocks: sample_id, dump, shard, and why each is not kept (None: kept)."""
+    members: list[dict[str, str | int | None]] = []
+    for key, receipt in _generations(store, recipe, "dedup"):
+        with store.open_parquet(key) as table:
+            rows = table.read(["pair", "shard", "duplicate_kind", "group_id"])
+        of_group = pc.or_(
+            pc.fill_null(pc.equal(rows["group_id"], group_id), False),
+            pc.equal(rows["pair"], pa.scalar(bytes.fromhex(group_id), pa.binary(16))),  # the first, when it stood alone
+        )
+        members += [
+            {
+                "sample_id": row["pair"].hex(),
+                "dump": receipt.dump,
+                "shard": row["shard"],
+                "duplicate_kind": row["duplicate_kind"],
+            }
+            for row in rows.filter(of_group).to_pylist()
+        ]
+    return members
+
+
+def _join(recipe: Recipe, stage: str) -> Join:
+    settings = recipe.stage(stage)
+    if not isinstance(settings, Join):
+        raise BadShardError(f"recipe {recipe.name} has no stage {stage} that matches samples")
+    return settings
+
+
+def _identity(store: Store, recipe: Recipe, stage: str, dump: str, shards: Sequence[int]) -> str:
+    before = upstream(recipe, stage)
     assert before is not None
-    parts = [fingerprint(recipe, "dedup"), dump]
+    parts = [fingerprint(recipe, stage), dump]
     for shard in shards:
         receipt = store.read_receipt(table_key(dump, before, fingerprint(recipe, before), shard))
         if receipt is None:
@@ -95,9 +123,13 @@ def _identity(store: Store, recipe: Recipe, dump: str, shards: Sequence[int]) ->
     return digest(*parts)
 
 
-def _generations(store: Store, recipe: Recipe) -> list[tuple[str, Receipt]]:
-    prefix = f"index/dedup-{fingerprint(recipe, 'dedup')[:8]}/"
-    return [(entry.key, _receipt(store.root, entry.key)) for entry in store.entries(prefix)]
+def _folder(recipe: Recipe, stage: str) -> str:
+    return f"index/{stage}-{_join(recipe, stage).index or fingerprint(recipe, stage)[:8]}/"
+
+
+def _generations(store: Store, recipe: Recipe, stage: str) -> list[tuple[str, Receipt]]:
+    keys = [entry.key for entry in store.entries(_folder(recipe, stage))]
+    return [(key, _receipt(store.root, key)) for key in keys if key[-14:-8].isdigit()]
 
 
 @lru_cache(maxsize=4096)
@@ -107,36 +139,61 @@ def _receipt(root: str, key: str) -> Receipt:
     return found
 
 
-def _key(recipe: Recipe, number: int) -> str:
-    return f"index/dedup-{fingerprint(recipe, 'dedup')[:8]}/{number:06d}.parquet"
+def _emitted(store: Store, recipe: Recipe, settings: Join, dump: str, shards: Sequence[int]) -> pa.Table:
+    """Keys and shard of each sample of the block, shard by shard in the order in which they entered."""
+    from curation.runner import read_entering
+
+    tables = [pa.schema([*settings.keys, pa.field("shard", pa.int32())]).empty_table()]
+    for shard in shards:
+        for batch in read_entering(store, recipe, dump, shard, settings.name, settings.reads.names):
+            keys = pa.Table.from_batches([settings.emit(batch)])
+            tables.append(keys.append_column("shard", pa.array([shard] * len(batch), pa.int32())))
+    return pa.concat_tables(tables).combine_chunks()
 
 
-def _with_shard(batches: Iterator[tuple[int, pa.RecordBatch]]) -> pa.Table:
-    tables = []
-    for shard, batch in batches:
-        tables.append(pa.Table.from_batches([batch]).append_column("shard", pa.array([shard] * len(batch), pa.int32())))
-    if tables:
-        return pa.concat_tables(tables)
-    return pa.schema([*KEYS, pa.field("shard", pa.int32())]).empty_table()
+def _prepared(store: Store, settings: Join, keys: pa.Table, folder: str, identity: str) -> dict[str, str]:
+    table = settings.prepare(keys)
+    if table is None:
+        return {}
+    key = f"{folder}prepared-{identity}.parquet"  # of a run that dies before its generation nobody reads it
+    with store.spool(key) as path:
+        pq.write_table(table, path)
+    return {"prepared": key}
 
 
-def _index(store: Store, known: list[tuple[str, Receipt]], dump: str, shards: Sequence[int]) -> pa.Table:
-    """Kept samples of all earlier blocks; of a shard that was matched more than once, the newest decision counts."""
+def _kept_before(
+    store: Store, recipe: Recipe, settings: Join, known: list[tuple[str, Receipt]], dump: str, shards: Sequence[int]
+) -> Iterator[pa.Table]:
+    """Kept samples of all earlier blocks, a generation at a time; of a shard matched more than once the last decision.
+
+    Where runs with other settings share the index, this run's own decisions on a shard count before theirs.
+    """
+    own = fingerprint(recipe, settings.name)
     seen = {(dump, str(shard)) for shard in shards}
-    tables = [DECISIONS.empty_table()]
-    for key, receipt in reversed(known):
+    for key, receipt in sorted(known, key=lambda one: (one[1].fingerprint == own, one[1].shard), reverse=True):
         fresh = [shard for shard in receipt.inputs if (receipt.dump, shard) not in seen]
         seen.update((receipt.dump, shard) for shard in fresh)
         if fresh:
-            table = store.open_parquet(key).read()
-            mine = pc.is_in(table["shard"], pa.array([int(shard) for shard in fresh], pa.int32()))
-            tables.append(table.filter(pc.and_(mine, pc.is_null(table["duplicate_kind"]))))
-    return pa.concat_tables(tables)
+            yield settings.kept(_of_shards(store.open_parquet(key), [int(shard) for shard in fresh])).combine_chunks()
+
+
+def _of_shards(table: pq.ParquetFile, shards: list[int]) -> pa.Table:
+    """Rows of these shards; a row group holds one shard, so others are not read."""
+    wanted = set(shards)
+    column = table.schema_arrow.get_field_index("shard")
+    leaf = next(i for i in range(len(table.schema)) if table.schema.column(i).path == table.schema_arrow.names[column])
+    groups = [
+        at for at in range(table.num_row_groups) if table.metadata.row_group(at).column(leaf).statistics.min in wanted
+    ]
+    with table:
+        return table.read_row_groups(groups)
 
 
 def _commit(store: Store, key: str, decisions: pa.Table, receipt: Receipt) -> bool:
-    sink = pa.BufferOutputStream()
+    sink = io.BytesIO()
     with pq.ParquetWriter(sink, decisions.schema, compression="zstd") as writer:
-        writer.write_table(decisions)
+        ends = pc.run_end_encode(decisions["shard"].combine_chunks()).run_ends.to_pylist()
+        for start, end in zip([0, *ends], ends, strict=False):
+            writer.write_table(decisions.slice(start, end - start), row_group_size=max(end - start, 1))
         writer.add_key_value_metadata({RECEIPT_KEY: receipt.model_dump_json().encode()})
-    return store.write_bytes(key, sink.getvalue().to_pybytes(), if_absent=True)
+    return store.write_bytes(key, sink.getvalue(), if_absent=True)

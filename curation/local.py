@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from curation import generations
-from curation.block import Block, judge_stages, measure_stages
+from curation.block import Block, phases
 from curation.errors import ConfigError, CurationError
 from curation.publish.version import export_shard, finish_version, plan_version
 from curation.recipe import Recipe
 from curation.runner import run_stage
+from curation.stages.base import Join
 from curation.store import Store
 
+MATCH_STEPS = {"pairs": "match pairs", "dedup": "match"}
 Report = Callable[[int, int], None]
 """Called with rows done and rows in all (0 when not known)."""
 Step = Callable[[int, Report], object]
@@ -57,13 +59,15 @@ def run_block(
         steps = {name: _stage(store, recipe, block.dump, name) for name in names if name in wanted}
         _each_shard(steps, block.shards, watcher, workers, outcome.failed)
 
-    through(measure_stages(recipe))
-    if not outcome.failed and "dedup" in wanted:
-        watcher.begin("match", 1)
-        generations.match_block(store, recipe, block.dump, block.shards)
-        watcher.finish("match", 0)
-    if not outcome.failed:
-        through(judge_stages(recipe))
+    for stages in phases(recipe):
+        if outcome.failed or stages[0] not in wanted:
+            break
+        if isinstance(recipe.stage(stages[0]), Join):
+            step = MATCH_STEPS[stages[0]]
+            watcher.begin(step, 1)
+            generations.match_block(store, recipe, block.dump, block.shards, stages[0])
+            watcher.finish(step, 0)
+        through(stages)
     if not outcome.failed and not until:
         version = plan_version(store, recipe, block.dump, block.shards)
 

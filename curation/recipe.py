@@ -22,11 +22,12 @@ from curation.stages.dedup import Dedup
 from curation.stages.download import Download
 from curation.stages.extract import Extract
 from curation.stages.leakage import Leakage
+from curation.stages.pairs import Pairs
 from curation.stages.safety import Safety
 from curation.stages.score import Score, is_head
 from curation.verdicts import Verdict
 
-STAGE_ORDER = ("extract", "download", "score", "dedup", "safety", "caption", "leakage")
+STAGE_ORDER = ("extract", "pairs", "download", "score", "dedup", "safety", "caption", "leakage")
 
 
 class Stages(BaseModel):
@@ -35,6 +36,7 @@ class Stages(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     extract: Extract = Extract()
+    pairs: Pairs | None = None
     download: Download = Download()
     score: Score | None = None
     dedup: Dedup | None = None
@@ -190,6 +192,7 @@ def _fields_at(loc: tuple[Any, ...]) -> list[str]:
         ("stages",): Stages,
         ("publish",): Publish,
         ("stages", "extract"): Extract,
+        ("stages", "pairs"): Pairs,
         ("stages", "download"): Download,
         ("stages", "score"): Score,
         ("stages", "dedup"): Dedup,

@@ -26,8 +26,7 @@ from curation.receipt import Receipt, digest, table_key
 from curation.recipe import Recipe
 from curation.schema import COLUMNS, schema
 from curation.sources.archives import open_archive
-from curation.stages.base import Stage, Tally
-from curation.stages.dedup import Dedup
+from curation.stages.base import Join, Stage, Tally
 from curation.stages.download import Download
 from curation.stages.extract import Extract
 from curation.store import Store
@@ -161,8 +160,8 @@ def _plan(store: Store, recipe: Recipe, dump: str, shard: int, stage: str, *, ge
                 raise BadShardError(f"expected the table of stage {name}, found none: run {name} first")
             inputs[name] = found
         basis = ""
-    if stage == "dedup":
-        basis = generations.of_shard(store, recipe, dump, shard)
+    if isinstance(recipe.stage(stage), Join):
+        basis = generations.of_shard(store, recipe, dump, shard, stage)
     parts = [own, dump, str(shard), basis, *(f"{name}={receipt.object_id}" for name, receipt in inputs.items())]
     if generation:
         parts.append(f"generation={generation}")
@@ -183,7 +182,7 @@ def _run(
     started = time.monotonic()
     key = table_key(dump, stage, plan.fingerprint, shard)
     settings = localise(recipe, stage, store)
-    if isinstance(settings, Dedup):
+    if isinstance(settings, Join):
         settings = settings.applying(generations.decisions(store, plan.basis, shard))
     if healing and isinstance(settings, Download):
         settings = settings.healing(_entered(store, key, settings.produces.names))

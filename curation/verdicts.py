@@ -53,6 +53,7 @@ class Verdict(StrEnum):
     TEXT_PLACEHOLDER = "text_placeholder"  # "image", a file name, boilerplate
     LANGUAGE = "language"  # not among the recipe's languages
     DUPLICATE_PAIR = "duplicate_pair"  # the same url and text stands elsewhere
+    DUPLICATE_URL = "duplicate_url"  # the same url with another text stands elsewhere
     OPT_OUT_PAGE = "opt_out_page"  # the page's own meta robots
     BODY_TOO_SMALL = "body_too_small"  # fewer bytes than a picture of use has
     TOO_SMALL = "too_small"  # shortest side in px

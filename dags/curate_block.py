@@ -94,7 +94,7 @@ def stage(name: str, hours: float, **settings: Any) -> Callable[..., Any]:
     },
 )
 def curate_block() -> None:
-    """Wire plan >> (extract >> download >> score) >> match >> (dedup >> ... >> export) >> publish."""
+    """Wire plan >> extract >> match_pairs >> (pairs .. score) >> match >> (dedup .. export) >> publish."""
 
     @task(execution_timeout=timedelta(minutes=30))
     def plan(params: dict[str, Any]) -> list[int]:
@@ -106,6 +106,15 @@ def curate_block() -> None:
         planned = block.plan(store(), recipe, params["dump"], params["source"], block=params["block"], shards=wanted)
         get_current_context()["ti"].xcom_push("block", {"dump": planned.dump, "recipe": planned.recipe_key})
         return planned.shards
+
+    @task(pool="index", execution_timeout=timedelta(hours=12))
+    def match_pairs(shards: list[int], block: dict[str, str]) -> dict[str, str]:
+        from curation.generations import match_block
+
+        recipe = pinned(block["recipe"])
+        if "pairs" in recipe.stage_names:
+            match_block(store(), recipe, block["dump"], shards, "pairs")
+        return block
 
     @task(pool="index", execution_timeout=timedelta(hours=12), trigger_rule="none_failed")
     def match(shards: list[int], block: dict[str, str]) -> dict[str, Any]:
@@ -132,9 +141,9 @@ def curate_block() -> None:
     # by name: the label reads the shard from the keyword
     @task_group
     def measure(shard: int, block: dict[str, str]) -> None:
-        extract = stage("extract", hours=4)(shard=shard, block=block)
+        pairs = stage("pairs", hours=1)(shard=shard, block=block)
         download = stage("download", hours=24, pool="download")(shard=shard, block=block)
-        extract >> download >> stage("score", hours=12, queue="gpu")(shard=shard, block=block)
+        pairs >> download >> stage("score", hours=12, queue="gpu")(shard=shard, block=block)
 
     @task_group
     def judge(shard: int, block: dict[str, str]) -> None:
@@ -146,9 +155,12 @@ def curate_block() -> None:
 
     shards = plan()
     block = shards["block"]
-    measured = measure.partial(block=block).expand(shard=shards)
+    extracted = stage("extract", hours=4).partial(block=block).expand(shard=shards)
+    paired = match_pairs(shards, block)
+    measured = measure.partial(block=paired).expand(shard=shards)
     matched = match(shards, block)
     judged = judge.partial(block=matched).expand(shard=shards)
+    extracted >> paired
     measured >> matched >> judged >> publish(shards, matched)
 
 

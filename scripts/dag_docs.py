@@ -47,7 +47,7 @@ def render() -> str:
         for task in dag.topological_sort():
             timeout = task.execution_timeout
             limit = f"{timeout.total_seconds() / 3600:g} h" if timeout else "-"
-            per = "shard" if task.get_closest_mapped_task_group() else "run"
+            per = "shard" if task.get_closest_mapped_task_group() or task.is_mapped else "run"
             pool = "-" if task.pool == "default_pool" else task.pool
             after = ", ".join(_nearest(task)) or "-"
             name_of = task.task_id.rpartition(".")[2]

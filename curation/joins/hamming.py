@@ -48,13 +48,20 @@ def bands(rows: int, radius: int) -> list[Band]:
 
 
 def pairs_within(
-    hashes: np.ndarray, radius: int, *, n_old: int = 0, share: Sequence[Band] | None = None, threads: int | None = None
+    hashes: np.ndarray,
+    radius: int,
+    *,
+    n_old: int = 0,
+    only_old: bool = False,
+    share: Sequence[Band] | None = None,
+    threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """All pairs (i, j), i < j, whose hashes differ in at most `radius` bits, equal hashes included.
 
     hashes   uint64 (n,), n < 2**32
     radius   0..16 bits
     n_old    pairs among the first n_old hashes are left out
+    only_old pairs among the others are left out too
     share    bands to search; None: all of them. The union over disjoint shares is the whole, no pair twice
     threads  bands at a time, each with 12 bytes a hash of its own; None: one a core, at most 4
     returns  two uint32 arrays of equal length, sorted by (i, j), no pair twice
@@ -62,19 +69,21 @@ def pairs_within(
     if len(hashes) <= n_old or len(hashes) < 2:
         return np.empty(0, np.uint32), np.empty(0, np.uint32)
     if share is None and len(hashes) <= _ALL_PAIRS_ROWS:
-        return _all_pairs(hashes, radius, n_old)
+        return _all_pairs(hashes, radius, n_old, only_old)
     share = bands(len(hashes), radius) if share is None else share
     hashes = np.ascontiguousarray(hashes, np.uint64)
     with ThreadPoolExecutor(threads or min(4, len(os.sched_getaffinity(0)))) as pool:
-        parts = list(pool.map(lambda band: _pairs_of(hashes, radius, n_old, band), share))
+        parts = list(pool.map(lambda band: _pairs_of(hashes, radius, n_old, only_old, band), share))
     left, right = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
     order = np.argsort(left.astype(np.uint64) << np.uint64(32) | right)
     return left[order], right[order]
 
 
-def _all_pairs(hashes: np.ndarray, radius: int, n_old: int) -> tuple[np.ndarray, np.ndarray]:
+def _all_pairs(hashes: np.ndarray, radius: int, n_old: int, only_old: bool) -> tuple[np.ndarray, np.ndarray]:
     close = np.triu(np.bitwise_count(hashes[:, None] ^ hashes[None, :]) <= radius, 1)
     close[:, :n_old] = False
+    if only_old:
+        close[n_old:] = False
     left, right = np.nonzero(close)
     return left.astype(np.uint32), right.astype(np.uint32)
 
@@ -84,15 +93,16 @@ def _cost_ns(rows: int, radius: int, kept: int) -> float:
     return comb(radius + kept, kept) * (rows * _MOVE_NS + rows * rows / 2 / 2**bits * _COMPARE_NS)
 
 
-def _pairs_of(hashes: np.ndarray, radius: int, n_old: int, band: Band) -> tuple[np.ndarray, np.ndarray]:
+def _pairs_of(hashes: np.ndarray, radius: int, n_old: int, only_old: bool, band: Band) -> tuple[np.ndarray, np.ndarray]:
     from curation.joins.hamming_kernel import close_pairs, grouped  # numba: half a second that few tasks need
 
     mask, passed_over = np.uint64(band.mask), np.array(band.passed_over, np.uint64)
     table_bits = max(len(hashes).bit_length() - _ROWS_A_SLOT_BITS, 1)
     groups = grouped(hashes, mask, table_bits)
     left = right = np.empty(0, np.uint32)
+    end = n_old if only_old else len(hashes)
     while True:  # counted first, then written: nothing is held that is not a pair
-        found = close_pairs(*groups, n_old, mask, passed_over, radius, left, right)
+        found = close_pairs(*groups, n_old, end, mask, passed_over, radius, left, right)
         if found == len(left):
             return left, right
         left, right = np.empty(found, np.uint32), np.empty(found, np.uint32)

@@ -46,19 +46,22 @@ def close_pairs(
     rows: np.ndarray,
     values: np.ndarray,
     n_old: int,
+    end: int,
     mask: np.uint64,
     passed_over: np.ndarray,
     radius: int,
     left: np.ndarray,
     right: np.ndarray,
 ) -> int:
-    """Count the pairs of equal masked bits within the radius; write as many as left and right have room for."""
+    """Count pairs (row < end, row >= n_old) of equal masked bits within the radius; write what there is room for."""
     found = 0
     for slot in range(len(starts) - 1):
         for b in range(starts[slot] + 1, starts[slot + 1]):
             if rows[b] < n_old:
                 continue
             for a in range(starts[slot], b):
+                if rows[a] >= end:
+                    break
                 differing = values[a] ^ values[b]
                 if differing & mask or _ones(differing) > radius:
                     continue

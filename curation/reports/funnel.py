@@ -204,10 +204,10 @@ def _up_to_date(store: Store, recipe: Recipe, dump: str, shard: int, there: list
             receipt = store.read_receipt(table_key(dump, name, fingerprint(recipe, name), shard))
         except BadShardError:  # a damaged table is not done; running its stage says what is wrong with it
             return
-        # a receipt names its inputs, so one read tells; only dedup depends on something else: the newest generation
+        # a receipt names its inputs, so one read tells; only joins depend on something else: the newest generation
         if receipt is None or receipt.inputs != before:
             return
-        if name == "dedup" and receipt_of(store, recipe, dump, shard, name) is None:
+        if name in ("pairs", "dedup") and receipt_of(store, recipe, dump, shard, name) is None:
             return
         before[name] = receipt.object_id
         yield receipt

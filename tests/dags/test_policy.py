@@ -40,7 +40,7 @@ for name, dag in page["load"]().items():
             "owner": task.owner, "queue": task.queue, "pool": task.pool, "retries": task.retries,
             "policy": task.has_retry_policy, "backoff": task.retry_exponential_backoff,
             "timeout_s": task.execution_timeout and task.execution_timeout.total_seconds(),
-            "label": task.map_index_template, "mapped": bool(task.get_closest_mapped_task_group()),
+            "label": task.map_index_template, "mapped": bool(task.get_closest_mapped_task_group()) or task.is_mapped,
             "rule": task.trigger_rule.value,
         } for task in dag.tasks},
     }
@@ -133,6 +133,7 @@ def test_curate_block_sends_gpu_work_to_the_gpu_queue_and_takes_its_pools() -> N
     assert {task for task, one in found.items() if one["queue"] == "gpu"} == {"measure.score", "judge.caption"}
     assert {task: one["pool"] for task, one in found.items() if one["pool"] != "default_pool"} == {
         "measure.download": "download",
+        "match_pairs": "index",
         "match": "index",
     }
 

@@ -43,7 +43,10 @@ def test_finds_exactly_what_brute_force_finds(
     near = [seeds[at % len(seeds)] ^ sum(1 << bit for bit in bits) for at, bits in flips] if seeds else []
     hashes = np.array(seeds + near, np.uint64)
     share = bands(planned_for, radius) if planned_for else None
-    assert spelt(pairs_within(hashes, radius, n_old=n_old, share=share)) == brute_force(hashes, radius, n_old)
+    expected = brute_force(hashes, radius, n_old)
+    assert spelt(pairs_within(hashes, radius, n_old=n_old, share=share)) == expected
+    across = {(i, j) for i, j in expected if i < n_old}
+    assert spelt(pairs_within(hashes, radius, n_old=n_old, only_old=True, share=share)) == across
 
 
 @pytest.mark.parametrize("radius", range(9))
@@ -61,6 +64,7 @@ def test_exact_on_many_clustered_hashes(radius: int) -> None:
 
 
 @given(st.integers(0, 16), st.sampled_from([1, 10**5, 10**7, 10**9]), st.sets(st.integers(0, 63), max_size=16))
+@settings(deadline=None)
 def test_each_pair_within_the_radius_belongs_to_one_band(radius: int, rows: int, differing: set[int]) -> None:
     bits = sum(1 << bit for bit in differing)
 
