@@ -99,4 +99,7 @@ def _is_archive(name: str, kind: ArchiveKind) -> bool:
 
 
 def _suffixes(kind: ArchiveKind) -> tuple[str, ...]:
-    return url_table.SUFFIXES if kind == "url_table" else tuple(f".{kind}{suffix}" for suffix in _COMPRESSIONS)
+    if kind == "url_table":
+        return url_table.SUFFIXES
+    formats = ("warc", "arc") if kind == "warc" else (kind,)
+    return tuple(f".{name}{suffix}" for name in formats for suffix in _COMPRESSIONS)

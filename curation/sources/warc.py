@@ -9,9 +9,12 @@ from typing import Any, BinaryIO, NamedTuple
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from curation.errors import BadShardError
+from curation.sources import arc
+from curation.sources.arc import is_arc
 from curation.sources.body import Head, decode_body, read_head
 from curation.sources.candidates import Page
 from curation.sources.html import decode_html, may_hold_pictures, read_html
+from curation.sources.members import DICTIONARY, Members, Rewound
 
 MAX_HEADER_BYTES = 64 << 10
 _WINDOW_BYTES = 32 << 20  # raw bytes kept to look for the next record after damage
@@ -31,7 +34,9 @@ class Record(NamedTuple):
     url: str
 
 
-def read_records(stream: BinaryIO, location: str, tally: Counter[str], max_record_bytes: int) -> Iterator[Record]:
+def read_records(
+    stream: BinaryIO | Rewound, location: str, tally: Counter[str], max_record_bytes: int
+) -> Iterator[Record]:
     """Yield the records of an archive in order; count and pass over damage.
 
     A record that declares more than max_record_bytes is counted (records_bad_too_large), never read. Where the archive
@@ -41,7 +46,10 @@ def read_records(stream: BinaryIO, location: str, tally: Counter[str], max_recor
 
     raises  BadShardError when not one record can be read; what the stream itself raises
     """
-    source = _Source(stream)
+    rewound = stream if isinstance(stream, Rewound) else Rewound(stream)
+    # fastwarc reads zstd, but for frames that need the dictionary in front of them
+    members = Members(rewound) if rewound.head.startswith(DICTIONARY) else None
+    source = _Source(members or rewound)
     start: int | None = 0
     while start is not None:
         last = base = start
@@ -63,7 +71,8 @@ def read_records(stream: BinaryIO, location: str, tally: Counter[str], max_recor
                     _bad(tally, "too_large")
                     again = last + 1
                     break
-                yield Record(raw, last, (raw.headers.get("WARC-Target-URI") or "").strip("<> "))
+                offset = last if members is None else members.stored_offset(last)
+                yield Record(raw, offset, (raw.headers.get("WARC-Target-URI") or "").strip("<> "))
         except OSError:
             source.check()
             _bad(tally, "damaged")
@@ -83,9 +92,11 @@ def read_records(stream: BinaryIO, location: str, tally: Counter[str], max_recor
             _bad(tally, "damaged")  # not the archive's end: a length that lies
     if not tally["records"]:
         raise BadShardError(f"{location}: expected a WARC, found {_described(source.head)}")
-    if damaged:
+    for _ in range(members.damaged if members else 0):
+        _bad(tally, "damaged")
+    if damaged or (members and members.cut):
         tally["archive_truncated"] = 1
-    tally["bytes_read"] += source.end
+    tally["bytes_read"] += members.bytes_read if members else source.end
 
 
 def read_content(record: Record, tally: Counter[str], wanted: Callable[[bytes], bool] | None = None) -> bytes | None:
@@ -114,24 +125,17 @@ def read_content(record: Record, tally: Counter[str], wanted: Callable[[bytes], 
 def read_pages(
     stream: BinaryIO, location: str, tally: Counter[str], *, max_record_bytes: int, max_page_bytes: int
 ) -> Iterator[Page]:
-    """Yield the HTML pages of a WARC that may show pictures.
+    """Yield the HTML pages of a WARC or an ARC that may show pictures.
 
     Pages are responses with status 2xx and resources whose type is HTML or XHTML, or not given and the body begins
     with "<".
     """
-    for record in read_records(stream, location, tally, max_record_bytes):
-        kind = record.raw.record_type
-        declared = record.raw.headers.get("Content-Type") or ""
-        if kind == WarcRecordType.response:
-            content = read_content(record, tally, _is_page)
-            head = read_head(content) if content is not None else None
-        elif kind == WarcRecordType.resource and "html" in declared:
-            content = read_content(record, tally)
-            head = Head(200, "text/html", "", "", "", 0)
-        else:
-            continue
-        if content is None or head is None:
-            continue
+    rewound = Rewound(stream)
+    if is_arc(rewound.head):
+        contents = _of_arc(rewound, tally, max_record_bytes)
+    else:
+        contents = _of_warc(rewound, location, tally, max_record_bytes)
+    for url, offset, head, content in contents:
         body = decode_body(content[head.body_start :], head.transfer_encoding, head.content_encoding, max_page_bytes)
         if body is None:
             _bad(tally, "too_large")
@@ -142,7 +146,30 @@ def read_pages(
         if not may_hold_pictures(body):
             tally["pages_without_pictures"] += 1
             continue
-        yield read_html(decode_html(body, head.charset), record.url, record.offset)
+        yield read_html(decode_html(body, head.charset), url, offset)
+
+
+def _of_warc(
+    stream: Rewound, location: str, tally: Counter[str], max_record_bytes: int
+) -> Iterator[tuple[str, int, Head, bytes]]:
+    for record in read_records(stream, location, tally, max_record_bytes):
+        kind = record.raw.record_type
+        if kind == WarcRecordType.response:
+            content = read_content(record, tally, _is_page)
+            head = read_head(content) if content is not None else None
+        elif kind == WarcRecordType.resource and "html" in (record.raw.headers.get("Content-Type") or ""):
+            content = read_content(record, tally)
+            head = Head(200, "text/html", "", "", "", 0)
+        else:
+            continue
+        if content is not None and head is not None:
+            yield record.url, record.offset, head, content
+
+
+def _of_arc(stream: Rewound, tally: Counter[str], max_record_bytes: int) -> Iterator[tuple[str, int, Head, bytes]]:
+    for url, offset, content in arc.read_records(Members(stream), tally, max_record_bytes):
+        if _is_page(content) and (head := read_head(content)) is not None:
+            yield url, offset, head, content
 
 
 def _is_page(content: bytes) -> bool:
@@ -153,7 +180,7 @@ def _is_page(content: bytes) -> bool:
 class _Source:
     """The archive's stream with a window of what was read last, so that reading can start again after damage."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Members | Rewound) -> None:
         self._stream = stream
         self._window = bytearray()
         self._start = 0  # offset of the window's first byte in the archive
@@ -300,7 +327,7 @@ def _described(head: bytes) -> str:
     if head.startswith(_GZIP):
         head = _first_inflated(head)
     if head.lstrip().startswith(b"filedesc:"):
-        return "an ARC file: convert it first, for instance with `warcio recompress`"
+        return "an ARC file, which has no links as a WAT has: set stages.extract.archive to warc"
     if head.startswith(b"PK"):
         return "a zip or WACZ file: unpack it, the archives are in its folder archive/"
     return f"bytes that begin with {head[:16]!r}"

@@ -56,15 +56,24 @@ def send(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, announ
 
 
 def test_folders_files_and_globs(tmp_path: Path) -> None:
-    for name in ("b/2.warc.gz", "a/1.warc.gz", "a/1.warc.wat.gz", "c.warc", "d.warc.zst", "e.warc.wet.gz", "notes.txt"):
+    for name in (
+        "b/2.warc.gz",
+        "a/1.warc.gz",
+        "a/1.warc.wat.gz",
+        "c.warc",
+        "d.warc.zst",
+        "e.warc.wet.gz",
+        "f.arc.gz",
+        "notes.txt",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     at = lambda *names: [str(tmp_path / name) for name in names]  # noqa: E731
-    assert list_archives(str(tmp_path), "warc") == at("a/1.warc.gz", "b/2.warc.gz", "c.warc", "d.warc.zst")
+    assert list_archives(str(tmp_path), "warc") == at("a/1.warc.gz", "b/2.warc.gz", "c.warc", "d.warc.zst", "f.arc.gz")
     assert list_archives(str(tmp_path), "wat") == at("a/1.warc.wat.gz")
     assert list_archives(str(tmp_path / "*" / "*.warc.gz"), "warc") == at("a/1.warc.gz", "b/2.warc.gz")
     assert list_archives(str(tmp_path / "c.warc"), "warc") == at("c.warc")
-    for nothing in (str(tmp_path / "absent"), str(tmp_path / "*.arc")):
+    for nothing in (str(tmp_path / "absent"), str(tmp_path / "*.cdx")):
         with pytest.raises(ConfigError, match="source"):
             list_archives(nothing, "warc")
 
