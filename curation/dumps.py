@@ -8,7 +8,27 @@ from functools import lru_cache
 
 from curation.errors import ConfigError
 from curation.sources.archives import ArchiveKind, list_archives
+from curation.sources.common_crawl import KNOWN_DUMPS, fetch_dumps
 from curation.store import Store
+
+_LIST = "dumps.json"
+"""Key of the list of Common Crawl's dumps that was fetched last."""
+
+
+def known_dumps(store: Store) -> list[str]:
+    """Ids of Common Crawl's dumps, oldest first: those this release knows and those fetched last. No network."""
+    kept: list[str] = json.loads(store.read_bytes(_LIST)) if store.exists(_LIST) else []
+    return sorted({*KNOWN_DUMPS, *kept})
+
+
+def refresh_dumps(store: Store) -> list[str]:
+    """Fetch the list of Common Crawl's dumps, keep it in the store and return those that were not known before.
+
+    raises  OutageError, BadShardError when it cannot be read; what is kept stays then
+    """
+    before, found = set(known_dumps(store)), fetch_dumps()
+    store.write_bytes(_LIST, json.dumps(found).encode())
+    return [dump for dump in found if dump not in before]
 
 
 def register(store: Store, dump: str, source: str, kind: ArchiveKind) -> int:

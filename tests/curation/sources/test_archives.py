@@ -13,7 +13,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from curation.errors import BadShardError, ConfigError, OutageError
-from curation.sources import remote
+from curation.sources import common_crawl, remote
 from curation.sources.archives import list_archives, open_archive
 
 BODY = bytes(range(256)) * 2000
@@ -94,6 +94,42 @@ def test_common_crawl_id(monkeypatch: pytest.MonkeyPatch) -> None:
             list_archives("CC-MAIN-1999-01", "wat")
     with pytest.raises(OutageError):
         list_archives("CC-MAIN-2026-05", "wat")
+
+
+def test_common_crawl_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"crawl-data/CC-NEWS/2026/02/CC-NEWS-202602{day}0000-0000{day}.warc.gz" for day in (12, 13, 13, 14)]
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        known = handler.path == "/crawl-data/CC-NEWS/2026/02/warc.paths.gz"
+        send(handler, gzip.compress("\n".join(names).encode()) if known else b"", 200 if known else 404)
+
+    with serving(answer) as base:
+        monkeypatch.setenv("CURATION_COMMONCRAWL_URL", base)
+        assert list_archives("CC-NEWS-2026-02-13", "warc") == [f"{base}/{name}" for name in names[1:3]]
+        assert len(list_archives("CC-NEWS-2026-02", "warc")) == 4
+        with pytest.raises(ConfigError, match="source: CC-NEWS-2026-02-27"):
+            list_archives("CC-NEWS-2026-02-27", "warc")
+        with pytest.raises(ConfigError, match=r"source: .*stages\.extract\.archive to warc"):
+            list_archives("CC-NEWS-2026-02", "wat")
+
+
+@pytest.mark.usefixtures("s3")
+def test_common_crawl_by_what_is_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CURATION_COMMONCRAWL_URL", raising=False)
+    key = "crawl-data/CC-MAIN-2026-04/wat.paths.gz"
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        send(handler, gzip.compress(b"over-https.wat.gz"))
+
+    with serving(answer) as base:
+        monkeypatch.setattr(common_crawl, "BASE_URL", base)
+        # credentials, but no such bucket behind the endpoint
+        assert list_archives("CC-MAIN-2026-04", "wat") == [f"{base}/over-https.wat.gz"]
+        boto3.client("s3").create_bucket(Bucket="commoncrawl")
+        boto3.client("s3").put_object(Bucket="commoncrawl", Key=key, Body=gzip.compress(b"a.wat.gz"))
+        assert list_archives("CC-MAIN-2026-04", "wat") == ["s3://commoncrawl/a.wat.gz"]
+        monkeypatch.setattr(boto3.Session, "get_credentials", lambda _: None)
+        assert list_archives("CC-MAIN-2026-04", "wat") == [f"{base}/over-https.wat.gz"]
 
 
 def test_missing_local_archive_is_a_bad_shard(tmp_path: Path) -> None:
