@@ -283,6 +283,131 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command()
+def calibrate(
+    dump: Annotated[str, typer.Option(help="Dump whose scores to go by; its recipe names the model.")] = "",
+    keep: Annotated[float, typer.Option(help="Share of each group to keep, such as 0.3.")] = 0.0,
+    pairs: Annotated[Path | None, typer.Option(help="JSONL of image, text, label; or of score, label.")] = None,
+    precision: Annotated[float, typer.Option(help="Share of what is kept that must be right.")] = 0.0,
+    model: Annotated[str, typer.Option(help="CLIP model that scores the pairs.")] = "embedded",
+    pretrained: Annotated[str | None, typer.Option(help="Its weights: open_clip tag or file.")] = None,
+    column: Annotated[str, typer.Option(help="Score of the dump to find thresholds for.")] = "similarity",
+    by: Annotated[
+        str, typer.Option(help="Column whose values get a threshold each; empty: one for all.")
+    ] = "partition",
+    plot: Annotated[Path | None, typer.Option(help="Write a chart: an .svg file.")] = None,
+    store: StoreRoot = DEFAULT_STORE,
+    recipe: RecipeName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the threshold of a model: from a share to keep of a dump, or from a precision on labelled pairs.
+
+    * `curation calibrate --dump demo --keep 0.3 --plot var/similarity.svg`
+
+    * `curation calibrate --pairs labelled.jsonl --precision 0.95 --model ViT-B-32 --pretrained laion2b_s34b_b79k`
+    """
+    from curation.reports.calibrate import calibrate_keep, calibrate_precision, score_pairs, scores_of_dump
+
+    if bool(dump and keep) == bool(pairs and precision):
+        raise ConfigError("calibrate: give --dump with --keep, or --pairs with --precision")
+    if pairs:
+        found = calibrate_precision(*score_pairs(pairs, model, pretrained), precision, column)
+    else:
+        root, pinned, shards = _opened(store, dump, recipe)
+        found = calibrate_keep(scores_of_dump(root, pinned, dump, shards, column, by), keep, column)
+    if plot:
+        plot.write_text(found.svg)
+    if as_json:
+        _print_json(found.to_json())
+        return
+    for one in found.thresholds:
+        sure = f", precision {one.precision:.3f}, recall {one.recall:.3f}" if one.precision is not None else ""
+        out.print(Text(f"{one.group:8} {one.threshold:.4f}  keeps {one.kept:.1%} of {one.samples}{sure}"))
+
+
+@app.command()
+def audit(
+    dump: Annotated[str, typer.Argument(help="Name of the crawl.")],
+    page: Annotated[Path, typer.Option("--out", help="HTML page to write; the same as .json beside it.")],
+    concepts: Annotated[Path | None, typer.Option(exists=True, help="YAML of concept groups and their words.")] = None,
+    styles: Annotated[bool, typer.Option(help="Tell picture styles apart by the recipe's CLIP.")] = True,
+    store: StoreRoot = DEFAULT_STORE,
+    recipe: RecipeName = None,
+) -> None:
+    """Show whom the filters let through: by language, domain, concept, picture style and resolution.
+
+    * `curation audit demo --out var/audit.html`
+    """
+    from curation.reports.audit import Audit, read_concepts, render_page
+    from curation.reports.audit import audit as audited
+
+    root, pinned, shards = _opened(store, dump, recipe)
+    found = Audit(pinned, read_concepts(concepts.read_text(), str(concepts)) if concepts else None)
+    if styles and pinned.stages.score:
+        found.see_styles()
+    with err.status("counting outcomes"):
+        data = audited(root, pinned, dump, shards, found).to_json()
+    page.write_text(render_page(data))
+    page.with_suffix(".json").write_text(json.dumps(data, ensure_ascii=False))
+    out.print(Text(f"{page}, {page.with_suffix('.json')}"))
+
+
+@app.command()
+def quarantine(
+    dump: Annotated[str, typer.Argument(help="Name of the crawl.")],
+    store: StoreRoot = DEFAULT_STORE,
+    recipe: RecipeName = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what safety holds back, for review: nothing is deleted, and what is cleared comes back.
+
+    Put the ids of samples that are fine into a file, one a line, and run again with
+    `--set stages.safety.cleared=FILE`.
+
+    * `curation quarantine demo --json > held.jsonl`
+    """
+    from curation.reports.safety import held
+
+    root, pinned, shards = _opened(store, dump, recipe)
+    counts: dict[str, int] = {}
+    for row in held(root, pinned, dump, shards):
+        counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
+        if as_json:
+            _print_json(row)
+        else:
+            out.print(Text(f"{row['sample_id']}  {row['verdict']:12} {row['safety_reason'] or ''}  {row['url']}"))
+    _say(", ".join(f"{verdict}: {count}" for verdict, count in counts.items()) or "nothing is held back", "yellow")
+
+
+@app.command("evaluate-safety")
+def evaluate_safety(
+    features: Annotated[Path, typer.Argument(exists=True, help="Parquet: label, and punsafe or img_emb.")],
+    head: Annotated[str, typer.Option(help="Head that reads img_emb, such as LAION's .zip.")] = "",
+    space: Annotated[str, typer.Option(help="Embedding space of img_emb, such as ViT-L-14/openai.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Print precision and recall of punsafe on samples that people labelled.
+
+    * `curation evaluate-safety labelled.parquet --head clip_autokeras_binary_nsfw.zip --space ViT-L-14/openai`
+    """
+    from curation.reports.safety import evaluate
+
+    if bool(head) != bool(space):
+        raise ConfigError("evaluate-safety: --head and --space go together")
+    found = evaluate(features, head, space)
+    if as_json:
+        _print_json(found)
+        return
+    table = Table(title=f"{found['unsafe']} unsafe of {found['samples']} samples, AUC {found['auc']:.4f}")
+    for heading in ("above", "taken", "precision", "95 %", "recall", "95 %", "false positives"):
+        table.add_column(heading, justify="right")
+    for point in found["points"]:
+        spans = [f"{point[name][0]:.3f}-{point[name][1]:.3f}" for name in ("precision_95", "recall_95")]
+        numbers = f"{point['precision']:.3f}", spans[0], f"{point['recall']:.3f}", spans[1]
+        table.add_row(f"{point['threshold']:g}", str(point["taken"]), *numbers, f"{point['false_positive_rate']:.3%}")
+    out.print(table)
+
+
 recipes = typer.Typer(no_args_is_help=True, help="List, show and check recipes.")
 app.add_typer(recipes, name="recipes")
 
