@@ -3,15 +3,15 @@
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import BinaryIO, ClassVar, Literal
+from typing import Annotated, BinaryIO, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from curation import schema
 from curation.sources import url_table, warc, wat
 from curation.sources.candidates import Chosen, Page, TextKind, choose_texts
-from curation.stages.base import PinnedFile, Resource, Stage, Tally, runtime
+from curation.stages.base import Pin, Resource, Stage, Tally, runtime
 from curation.text.clean import clean_text, text_class
 from curation.text.language import detect_languages, partition
 from curation.web.blocklist import Blocklist, read_blocklist
@@ -46,7 +46,7 @@ class Extract(Stage):
     """
 
     name: ClassVar[str] = "extract"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     resource: ClassVar[Resource] = "cpu"
     consumes: ClassVar[pa.Schema] = pa.schema([])
 
@@ -69,8 +69,10 @@ class Extract(Stage):
         min_length=1,
         description="kinds of text that count, best first; LAION: alt alone",
     )
-    blocklist: PinnedFile = Field(
-        "", description="file of domains, one a line, gzip or not: pictures there are blocked"
+    blocklist: Annotated[tuple[str, ...], Pin("file")] = Field(
+        (),
+        description="files or URLs of lists of domains, host suffixes, path tokens and regexes, gzip or not: pictures "
+        "there are blocked; see web/blocklist.py",
     )
     refused_extensions: tuple[str, ...] = Field(
         ("svg", "svgz", "ico", "js", "css", "mp4", "webm", "swf", "pdf"),
@@ -90,6 +92,11 @@ class Extract(Stage):
     )
     max_record_bytes: int = runtime(64 << 20, ge=1 << 16, description="records that declare more are counted, not read")
     max_page_bytes: int = runtime(16 << 20, ge=1 << 16, description="HTML that inflates to more is counted, not read")
+
+    @field_validator("blocklist", mode="before")
+    @classmethod
+    def _one_list_or_several(cls, lists: object) -> object:
+        return ([lists] if lists else []) if isinstance(lists, str) else lists
 
     @property
     def produces(self) -> pa.Schema:
@@ -155,7 +162,7 @@ def url_class(url: str, settings: Extract, blocked: Blocklist | None) -> str:
     host, counts = _host(url[: url.find("/", 8)])
     if not host or len(host) > settings.max_host_chars:
         return "host"
-    if blocked is not None and host in blocked:
+    if blocked is not None and (_blocks_host(blocked, host) or blocked.blocks_url(url)):
         return "blocked"
     path = url.partition("?")[0]
     name = path[path.rfind("/") + 1 :].lower()
@@ -173,6 +180,11 @@ def _host(origin: str) -> tuple[str, bool]:
     return host, _COUNTER_HOST.fullmatch(host) is not None
 
 
+@lru_cache(maxsize=65536)
+def _blocks_host(blocked: Blocklist, host: str) -> bool:
+    return blocked.blocks_host(host)
+
+
 class _Rows:
     """The rows of the batch at hand, and the identities of all rows of the shard (8 bytes of each)."""
 
@@ -185,7 +197,7 @@ class _Rows:
     def __init__(self, settings: Extract, location: str) -> None:
         self._settings = settings
         self._location = location
-        self._blocked = read_blocklist(settings.blocklist) if settings.blocklist else None
+        self._blocked = read_blocklist(*settings.blocklist) if settings.blocklist else None
         self._seen: set[int] = set()
         self._rows: list[tuple[object, ...]] = []
 

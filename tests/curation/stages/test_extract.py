@@ -49,7 +49,7 @@ def extract(data: bytes, **settings: Any) -> tuple[list[dict[str, Any]], Counter
 def test_declared_columns() -> None:
     stage = Extract()
     assert stage.produces.names == [n for n, column in schema.COLUMNS.items() if column.producer == "extract"]
-    assert (stage.name, stage.version, stage.resource, len(stage.consumes)) == ("extract", 3, "cpu", 0)
+    assert (stage.name, stage.version, stage.resource, len(stage.consumes)) == ("extract", 4, "cpu", 0)
 
 
 def test_a_row_from_html() -> None:
@@ -149,6 +149,9 @@ def test_text_is_chosen_by_kind_and_class() -> None:
     assert [row["text"] for row in rows] == ["A brown dog", "t"]
 
 
+RULES = ["bad.example", "suffix:-ads.example", "token:nsfw", r"regex:/thumbs?/\d+\."]
+
+
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
@@ -166,6 +169,10 @@ def test_text_is_chosen_by_kind_and_class() -> None:
         ("https://me:pw@a.example/dog.jpg", "host"),
         (f"https://{'x' * 60}.example/dog.jpg", "host"),
         ("https://img.bad.example/dog.jpg", "blocked"),
+        ("https://a.example/NSFW/dog.jpg", "blocked"),
+        ("https://a.example/nsfws/dog.jpg", "ok"),
+        ("https://a.example/thumbs/12.jpg", "blocked"),
+        ("https://eu-ads.example/dog.jpg", "blocked"),
         ("https://a.example/logo.SVG?v=1", "extension"),
         ("https://a.example/pixel.gif?id=3", "pattern"),
         ("https://a.example/img/1x1.png", "pattern"),
@@ -176,7 +183,7 @@ def test_text_is_chosen_by_kind_and_class() -> None:
     ],
 )
 def test_url_class(url: str, expected: str) -> None:
-    assert url_class(url, Extract(), Blocklist(["bad.example"])) == expected
+    assert url_class(url, Extract(), Blocklist(RULES)) == expected
 
 
 def test_settings_that_judge_urls(tmp_path: Path) -> None:
@@ -185,6 +192,10 @@ def test_settings_that_judge_urls(tmp_path: Path) -> None:
     data = wat_page({"url": "http://x.bad.example/a.jpg", "alt": "dog"}, {"url": "a.gif", "alt": "cat"})
     rows, _ = extract(data, blocklist=str(blocklist), refused_extensions=("gif",))
     assert [row["url_class"] for row in rows] == ["blocked", "extension"]
+    more = tmp_path / "more"
+    more.write_text("regex:gif$\n")
+    rows, _ = extract(data, blocklist=(str(blocklist), str(more)))
+    assert [row["url_class"] for row in rows] == ["blocked", "blocked"]
 
 
 def test_long_and_unclean_rows_are_cut_and_sendable() -> None:
