@@ -52,7 +52,9 @@ def build_answers(site: Site, takes: Iterator[Take], unseen: Iterator[Take]) -> 
     loop = site.put(f"{moved.url}loop.jpg", _redirect("/pool.jpg"))
     site.put(f"{moved.url}pool.jpg", _redirect("loop.jpg"))
     moved.show(loop, next(scenes), "too_many_redirects", note="loop")
-    moved.show(site.put(f"{moved.url}self.jpg", _redirect("")), next(scenes), "too_many_redirects", note="to itself")
+    moved.show(
+        site.put(f"{moved.url}self.jpg", _redirect("self.jpg")), next(scenes), "too_many_redirects", note="to itself"
+    )
     for name, target in (
         ("metadata", "http://169.254.169.254/latest/meta-data/"),
         ("loopback", "http://127.0.0.1:1/admin.jpg"),
