@@ -22,7 +22,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from curation.demo_crawl.build import build_demo_crawl
 from curation.sources.body import decode_body, read_head
-from curation.sources.html import decode_html
+from curation.sources.html import utf8_html
 
 SAVED_PAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "warc" / "loopback" / "web-pages-a.warc.gz"
 _DATE = "2026-01-20T01:58:10Z"
@@ -54,7 +54,7 @@ def read_pages(archives: list[Path]) -> Iterator[tuple[str, str]]:
                 body = decode_body(content[head.body_start :], head.transfer_encoding, head.content_encoding, 1 << 24)
                 if body:
                     url = (record.headers.get("WARC-Target-URI") or "").strip("<> ")
-                    yield url, decode_html(body, head.charset)
+                    yield url, utf8_html(body, head.charset).decode("utf-8", "replace")
 
 
 def write_archives(folder: Path, archives: list[Path], copies: int) -> tuple[Path, Path]:

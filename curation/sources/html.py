@@ -39,17 +39,17 @@ _DETECT_BYTES = 64 << 10
 
 def may_hold_pictures(body: bytes) -> bool:
     """Whether the bytes name a picture at all; False saves the parsing."""
-    return _PICTURES.search(body) is not None
+    return b"<img" in body or _PICTURES.search(body) is not None
 
 
-def decode_html(body: bytes, http_charset: str | None) -> str:
-    """Text of a page in the encoding a browser would take: BOM, then HTTP header, then meta, then detection.
+def utf8_html(body: bytes, http_charset: str | None) -> bytes:
+    """A page in UTF-8, from the encoding a browser would take: BOM, then HTTP header, then meta, then detection.
 
     A page that breaks its declared encoding but is valid UTF-8 is UTF-8. Bytes that fit nothing become U+FFFD.
     """
     for bom, name in _BOMS:
         if body.startswith(bom):
-            return body[len(bom) :].decode(name, "replace")
+            return body[len(bom) :].decode(name, "replace").encode("utf-8", "replace")
     label = (http_charset or "").strip(" \"'").lower()
     declared = map_encoding_to_html5(label, fallback_utf8=False) if label else None
     name = declared or detect_encoding(body[:_DETECT_BYTES], from_html_meta=True) or "utf-8"
@@ -57,14 +57,16 @@ def decode_html(body: bytes, http_charset: str | None) -> str:
         codec = codecs.lookup(name).name
     except LookupError:
         codec = "utf-8"
+    if codec != "utf-8":
+        try:
+            return body.decode(codec).encode("utf-8", "replace")
+        except (UnicodeDecodeError, ValueError):
+            pass
     try:
-        return body.decode(codec)
-    except (UnicodeDecodeError, ValueError):
-        pass
-    try:
-        return body.decode("utf-8")
+        body.decode("utf-8")
+        return body
     except UnicodeDecodeError:
-        return body.decode(codec, "replace")
+        return body.decode(codec, "replace").encode("utf-8", "replace")
 
 
 def best_of_srcset(srcset: str) -> str:
@@ -80,11 +82,11 @@ def best_of_srcset(srcset: str) -> str:
     return best
 
 
-def read_html(markup: str, url: str, offset: int) -> Page:
-    """Read one page; markup that no parser takes gives a page without pictures."""
+def read_html(markup: bytes, url: str, offset: int) -> Page:
+    """Read one page, in UTF-8; markup that no parser takes gives a page without pictures."""
     nothing = Page(url, None, frozenset(), [], offset)
     try:
-        tree = LexborHTMLParser(markup.encode("utf-8", "replace").replace(b"\0", b""))
+        tree = LexborHTMLParser(markup.replace(b"\0", b"") if b"\0" in markup else markup)
     except (SelectolaxError, ValueError):
         return nothing
     root = tree.root
@@ -116,7 +118,7 @@ def read_html(markup: str, url: str, offset: int) -> Page:
     if "og:image" in share and (address := base.join(share["og:image"])):
         text = share.get("og:image:alt") or share.get("og:description") or share.get("og:title")
         pictures.append(Picture(address, {"og": text} if text else {}))
-    if "ImageObject" in markup:
+    if b"ImageObject" in markup:
         pictures += _json_ld(tree, base)
     return Page(url, page_language(root.attributes.get("lang")), robots, pictures, offset)
 

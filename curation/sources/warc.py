@@ -13,7 +13,7 @@ from curation.sources import arc
 from curation.sources.arc import is_arc
 from curation.sources.body import Head, decode_body, read_head
 from curation.sources.candidates import Page
-from curation.sources.html import decode_html, may_hold_pictures, read_html
+from curation.sources.html import may_hold_pictures, read_html, utf8_html
 from curation.sources.members import DICTIONARY, Members, Rewound
 
 MAX_HEADER_BYTES = 64 << 10
@@ -146,7 +146,7 @@ def read_pages(
         if not may_hold_pictures(body):
             tally["pages_without_pictures"] += 1
             continue
-        yield read_html(decode_html(body, head.charset), url, offset)
+        yield read_html(utf8_html(body, head.charset), url, offset)
 
 
 def _of_warc(

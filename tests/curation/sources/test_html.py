@@ -6,9 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.sources.html import best_of_srcset, decode_html, may_hold_pictures, read_html
+from curation.sources.candidates import Page
+from curation.sources.html import best_of_srcset, may_hold_pictures, utf8_html
+from curation.sources.html import read_html as read_utf8
 
 PAGE = "https://a.example/dir/page.html"
+
+
+def read_html(markup: str, url: str, offset: int) -> Page:
+    return read_utf8(markup.encode("utf-8", "surrogatepass"), url, offset)
+
+
+def decode_html(body: bytes, charset: str | None) -> str:
+    return utf8_html(body, charset).decode()
 
 
 def pictures(markup: str) -> dict[str, dict[str, str]]:
