@@ -96,6 +96,10 @@ class Store:
         """Remove an object; no error when there is none."""
         self._objects.delete(key)
 
+    def open_stream(self, key: str) -> pa.NativeFile:
+        """Open an object for reads in pieces or at any offset; a context manager. Raises FileNotFoundError."""
+        return self._objects.open(key)
+
     def open_parquet(self, key: str) -> pq.ParquetFile:
         """Open a table for column and row-group reads. Raises FileNotFoundError, BadShardError if it is no Parquet."""
         file = self._objects.open(key)

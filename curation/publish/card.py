@@ -16,12 +16,31 @@ from curation.reports.funnel import Funnel
 _BARS = 25
 
 
-def render_card(recipe: Recipe, version: str, created: str, funnel: Funnel, quality: dict[str, Any]) -> str:
-    """HTML of the card; everything that came from the web is escaped."""
+def render_card(
+    recipe: Recipe,
+    manifest: dict[str, Any],
+    funnel: Funnel,
+    quality: dict[str, Any],
+    drift: dict[str, float],
+) -> str:
+    """HTML of the card; everything that came from the web is escaped.
+
+    manifest  of the version, without its files
+    drift     population stability index by column against the parent; empty: there is none to compare with
+    """
     charts = {name: _chart(histogram) for name, histogram in quality["histograms"].items()}
     gates = [(str(verdict), gate.column, spelt(gate)) for verdict, all_of in recipe.gates.items() for gate in all_of]
     return _template().render(
-        recipe=recipe, version=version, created=created, funnel=funnel, quality=quality, charts=charts, gates=gates
+        recipe=recipe,
+        version=manifest["version"],
+        created=manifest["created_at"][:19],
+        manifest=manifest,
+        funnel=funnel,
+        quality=quality,
+        charts=charts,
+        gates=gates,
+        drift=drift,
+        cost=_cost(funnel, quality["samples"]),
     )
 
 
@@ -40,6 +59,15 @@ def spelt(gate: Gate) -> str:
     if gate.equals is not None:
         rules.append("true" if gate.equals else "false")
     return "; ".join(rules)
+
+
+def _cost(funnel: Funnel, samples: int) -> dict[str, float]:
+    """Seconds of task time and bytes stored for each published sample."""
+    n = max(samples, 1)
+    return {
+        "seconds": sum(stage.seconds for stage in funnel.stages) / n,
+        "bytes": sum(stage.bytes for stage in funnel.stages) / n,
+    }
 
 
 def _chart(histogram: dict[str, Any]) -> dict[str, Any]:

@@ -1,151 +1,176 @@
-"""Export of one shard: the kept samples as a Parquet table and as a WebDataset tar, and a note of what they are."""
+"""Export of one shard: the kept samples in the forms that the recipe asks for, and a note of what they are."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict
 
-from curation import __version__
+from curation import __version__, tombstones
 from curation.errors import BadShardError
 from curation.pipeline import judged_fingerprint
+from curation.publish import condemned
+from curation.publish.instruct import Groups, instruct_record, pretrain_record
+from curation.publish.parts import Part, Plan, manifest_key, part_key, read_part, read_plan, version_folder
 from curation.publish.quality import Quality
+from curation.publish.settings import Publish
+from curation.publish.writers import JsonWriter, TarWriter, file_of
 from curation.receipt import Receipt, digest
 from curation.recipe import Recipe
 from curation.runner import read_outcomes, receipt_of
 from curation.schema import COLUMNS
 from curation.store import Store, TableWriter
+from curation.verdicts import Verdict
 
+FORMAT = 2  # of the files: raised when the same samples come out as other bytes
 # bytes of their own kind, and the marks of the gates: the same for every sample that is kept
 _NO_METADATA = frozenset(
     ["image", "img_emb", "txt_emb", "sample_id", "verdict", "fault", "duplicate_pair", "url_class", "text_class"]
 )
 _EMBEDDINGS = ("img_emb", "txt_emb")
-_EXTENSIONS = {"jpeg": "jpg"}  # what readers of WebDataset look for
-_TAR_BLOCK = 512
-
-
-class File(BaseModel):
-    """One file of a version."""
-
-    model_config = ConfigDict(frozen=True)
-
-    key: str
-    size: int
-    sha256: str
-
-
-class Part(BaseModel):
-    """What one shard gives to a version; written last, so that a part stands for files that stand."""
-
-    model_config = ConfigDict(frozen=True)
-
-    input: str  # object_id of the shard's last table: what was exported
-    counts: dict[str, int]  # every sample of the shard by reason, "kept" for those in the files
-    files: list[File]
-    quality: dict[str, Any]
-
-    @property
-    def samples(self) -> int:
-        """Samples in the files."""
-        return self.counts.get("kept", 0)
-
-
-class _Paths(NamedTuple):
-    metadata: Path | None
-    tar: Path | None
+_DOMAINS_A_SHARD = 300
+_HOST = r"^[a-z]+://(?:[^/?#@]*@)?(?P<host>[^/?#:]+)"
 
 
 def export_shard(store: Store, recipe: Recipe, version: str, dump: str, shard: int) -> dict[str, int]:
     """Write the kept samples of one shard and return their number and bytes.
 
-    An export of the same tables that stands there is kept. A second export, here or on another machine, writes the
-    same bytes again: no clock and no host is in them. Raises BadShardError when the shard's last stage is not done,
-    and when the version is published already from other tables.
+    An export of the same tables that stands here, or in the version's parent, is kept. A second export, here or on
+    another machine, writes the same bytes again: no clock and no host is in them. Raises BadShardError when the
+    shard's last stage is not done, and when the version is published already from other tables.
     """
     source = receipt_of(store, recipe, dump, shard, recipe.stage_names[-1])
     if source is None:
         raise BadShardError(f"{dump} shard {shard:05d}: expected the table of {recipe.stage_names[-1]}, found none")
-    part = read_part(store, recipe, version, dump, shard)
-    if part is None or part.input != source.object_id:
-        if store.exists(f"{version_folder(recipe.name, version)}/manifest.json"):
+    plan = read_plan(store, recipe.name, version)
+    part = standing_part(store, recipe, version, dump, shard)
+    stands = part is not None and part.input == source.object_id
+    if part is None or not stands or not all(store.exists(file.key) for file in part.files):
+        if not stands and store.exists(manifest_key(recipe.name, version)):
             raise BadShardError(
                 f"{dump} shard {shard:05d}: version {version} is published, from other tables than stand here now; "
                 "a published version never changes: plan a new one"
             )
-        part = _export(store, recipe, version, source)
-        store.write_bytes(_part_key(recipe, version, dump, shard), part.model_dump_json().encode())
+        part = _of_parent(store, recipe, plan, source) or _export(store, recipe, plan, source)
+        store.write_bytes(part_key(recipe.name, version, dump, shard), part.model_dump_json().encode())
     return {"samples": part.samples, "bytes": sum(file.size for file in part.files)}
 
 
-def read_part(store: Store, recipe: Recipe, version: str, dump: str, shard: int) -> Part | None:
-    """What was exported of a shard, None when it was not."""
-    try:
-        return Part.model_validate_json(store.read_bytes(_part_key(recipe, version, dump, shard)))
-    except FileNotFoundError:
+def standing_part(store: Store, recipe: Recipe, version: str, dump: str, shard: int) -> Part | None:
+    """What was exported of a shard under these settings, None when it was not."""
+    part = read_part(store, recipe.name, version, dump, shard)
+    return part if part is not None and part.outputs == outputs_digest(recipe) else None
+
+
+def outputs_digest(recipe: Recipe) -> str:
+    """Digest of what decides, beside the tables, which bytes an export writes."""
+    settings = recipe.publish.model_dump_json(exclude={"release"})
+    return digest(str(FORMAT), judged_fingerprint(recipe), settings)
+
+
+def output_keys(recipe_name: str, settings: Publish, version: str, dump: str, shard: int) -> dict[str, str]:
+    """Keys of a shard's files by kind: metadata, webdataset, pretrain, instruct, multi_image."""
+    suffixes = {
+        "metadata": "parquet" if settings.parquet else "",
+        "webdataset": "tar" if settings.webdataset else "",
+        "pretrain": settings.pretrain,
+        "instruct": settings.instruct,
+        "multi_image": settings.multi_image,
+    }
+    folder = version_folder(recipe_name, version)
+    return {kind: f"{folder}/{kind}/{dump}-{shard:05d}.{suffix}" for kind, suffix in suffixes.items() if suffix}
+
+
+def kind_of(key: str) -> str:
+    """Kind of a version's file by its key: metadata, webdataset, ...; a report's own name."""
+    return key.split("/")[3]
+
+
+def place_of(key: str) -> str:
+    """Path of a version's file in one folder that holds the whole version, whichever version wrote it."""
+    return key.split("/", 3)[3]
+
+
+def _of_parent(store: Store, recipe: Recipe, plan: Plan, source: Receipt) -> Part | None:
+    """The parent's export of this shard, when the same would be written again and its files stand."""
+    part = standing_part(store, recipe, plan.parent, source.dump, source.shard) if plan.parent else None
+    if part is None or part.input != source.object_id:
         return None
+    if condemned.among(store, (file.key for file in part.files)):
+        return None
+    if any(not store.exists(file.key) for file in part.files):
+        return None
+    before = read_plan(store, recipe.name, plan.parent).tombstones
+    if set(plan.tombstones) != set(before) or part.counts.get(Verdict.TOMBSTONE):
+        fresh = set(plan.tombstones) - set(before)
+        matcher = tombstones.read(store, sorted(fresh))
+        metadata = next((file.key for file in part.files if kind_of(file.key) == "metadata"), "")
+        if set(before) - set(plan.tombstones) or (matcher and not metadata):
+            return None
+        if matcher and any_match(store, metadata, matcher):
+            return None
+    return part
 
 
-def version_folder(recipe_name: str, version: str) -> str:
-    """Where the files of a version stand."""
-    return f"datasets/{recipe_name}/{version}"
+def any_match(store: Store, metadata: str, matcher: tombstones.Matcher) -> bool:
+    """Whether a published metadata table holds a sample that is meant; reads the columns that it takes."""
+    with store.open_parquet(metadata) as table:
+        names = [name for name in matcher.columns if name in table.schema_arrow.names]
+        return any(matcher.matches(batch).any() for batch in table.iter_batches(columns=names))
 
 
-def metadata_key(recipe_name: str, version: str, dump: str, shard: int) -> str:
-    """Key of a shard's published metadata table."""
-    return f"{version_folder(recipe_name, version)}/metadata/{dump}-{shard:05d}.parquet"
+def _export(store: Store, recipe: Recipe, plan: Plan, source: Receipt) -> Part:
+    keys = output_keys(recipe.name, recipe.publish, plan.version, source.dump, source.shard)
+    with contextlib.ExitStack() as spools:  # the last that is entered is committed first
+        paths = {kind: spools.enter_context(store.spool(key)) for kind, key in keys.items()}
+        counts, quality, domains = _write(store, recipe, plan, source, paths)
+        files = [file_of(keys[kind], path) for kind, path in paths.items()]
+    return Part(
+        input=source.object_id,
+        outputs=outputs_digest(recipe),
+        counts=dict(counts),
+        files=files,
+        quality=quality.to_json(),
+        domains=domains,
+    )
 
 
-def _part_key(recipe: Recipe, version: str, dump: str, shard: int) -> str:
-    return f"{version_folder(recipe.name, version)}/parts/{dump}-{shard:05d}.json"
-
-
-def _export(store: Store, recipe: Recipe, version: str, source: Receipt) -> Part:
-    metadata = metadata_key(recipe.name, version, source.dump, source.shard)
-    tar = f"{version_folder(recipe.name, version)}/webdataset/{source.dump}-{source.shard:05d}.tar"
-    with contextlib.ExitStack() as spools:  # the last that is entered is committed first: the tar
-        paths = _Paths(
-            spools.enter_context(store.spool(metadata)) if recipe.publish.parquet else None,
-            spools.enter_context(store.spool(tar)) if recipe.publish.webdataset else None,
-        )
-        counts, quality = _write(store, recipe, version, source, paths)
-        files = [_file(key, path) for key, path in zip((metadata, tar), paths, strict=True) if path]
-    return Part(input=source.object_id, counts=dict(counts), files=files, quality=quality.to_json())
-
-
-def _write(store: Store, recipe: Recipe, version: str, source: Receipt, paths: _Paths) -> tuple[Counter[str], Quality]:
+def _write(
+    store: Store, recipe: Recipe, plan: Plan, source: Receipt, paths: dict[str, Path]
+) -> tuple[Counter[str], Quality, dict[str, list[int]]]:
     columns = _columns(recipe)
-    read = [*columns, "image"] if paths.tar else columns
     schema = pa.schema(
         [("sample_id", pa.string()), ("key", pa.string()), ("dump", pa.string()), ("shard", pa.int32())]
         + [_measured(recipe)[name] for name in columns]
     )
+    matcher = tombstones.read(store, {*plan.tombstones, *tombstones.keys(store)})  # those of today too
+    read = [*columns, "image"] if "webdataset" in paths else columns
     counts: Counter[str] = Counter()
+    candidates: Counter[str] = Counter()
+    kept_of: Counter[str] = Counter()
     quality = Quality()
     with contextlib.ExitStack() as stack:
-        tar = stack.enter_context(paths.tar.open("wb")) if paths.tar else None
-        table = stack.enter_context(_table(paths.metadata, schema)) if paths.metadata else None
+        outputs = Outputs(stack, recipe.publish, paths)
+        table = stack.enter_context(_table(paths["metadata"], schema)) if "metadata" in paths else None
         for batch in read_outcomes(store, recipe, source.dump, source.shard, read):
-            for pair in pc.value_counts(batch.column("reason")).to_pylist():
+            reasons = _entombed(batch, matcher)
+            for pair in pc.value_counts(reasons).to_pylist():
                 counts[pair["values"] or "kept"] += pair["counts"]
-            kept = readable(batch.filter(pc.is_null(batch.column("reason"))))
+            kept = readable(batch.filter(pc.is_null(reasons)))
+            _count_hosts(batch.column("url"), candidates)
+            _count_hosts(kept.column("url"), kept_of)
             rows = kept.drop_columns([name for name in _EMBEDDINGS if name in columns]).to_pylist()
             first = counts["kept"] - len(rows)
             for index, row in enumerate(rows, start=first):
                 # img2dataset's form, with room for the 10 million pairs that a WARC file can hold
                 row |= {"key": f"{source.shard:05d}{index:07d}", "dump": source.dump, "shard": source.shard}
-                quality.add(row)
-                if tar:
-                    _add_sample(tar, row)
+                outputs.add(row)
+            quality.add_rows(rows)
             if table and rows:
                 placed = {name: [row[name] for row in rows] for name in ("key", "dump", "shard")}
                 arrays = [
@@ -153,11 +178,58 @@ def _write(store: Store, recipe: Recipe, version: str, source: Receipt, paths: _
                     for field in schema
                 ]
                 table.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
-        if tar:
-            tar.write(bytes(2 * _TAR_BLOCK))
+        outputs.finish()
         if table:
-            table.set_receipt(_receipt(recipe, version, source, counts))
-    return counts, quality
+            table.set_receipt(_receipt(recipe, plan.version, source, counts))
+    largest = sorted(candidates.items(), key=lambda item: (-item[1], item[0]))[:_DOMAINS_A_SHARD]
+    return counts, quality, {host: [count, kept_of[host]] for host, count in largest}
+
+
+class Outputs:
+    """The forms other than the metadata table, written together from the same rows."""
+
+    def __init__(self, stack: contextlib.ExitStack, settings: Publish, paths: dict[str, Path]) -> None:
+        def records(kind: str, form: str) -> JsonWriter | None:
+            return stack.enter_context(JsonWriter(paths[kind], form)) if kind in paths else None
+
+        self._seed = settings.seed
+        self._tar = stack.enter_context(TarWriter(paths["webdataset"])) if "webdataset" in paths else None
+        self._pretrain = records("pretrain", settings.pretrain)
+        self._instruct = records("instruct", settings.instruct)
+        self._several = records("multi_image", settings.multi_image)
+        self._groups = Groups(settings.max_images, settings.alike_bits, settings.seed)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write a sample into each form."""
+        if self._tar:
+            hidden = _NO_METADATA - {"sample_id"}
+            self._tar.add_sample(row, {name: value for name, value in row.items() if name not in hidden})
+        if self._pretrain:
+            self._pretrain.add(pretrain_record(row))
+        if self._instruct:
+            self._instruct.add(instruct_record(row, self._seed))
+        if self._several:
+            self._groups.add(row)
+
+    def finish(self) -> None:
+        """Write what takes all samples of the shard."""
+        if self._several:
+            for record in self._groups.records():
+                self._several.add(record)
+
+
+def _entombed(batch: pa.RecordBatch, matcher: tombstones.Matcher) -> pa.Array:
+    reasons = batch.column("reason")
+    if not matcher:
+        return reasons
+    stone = pc.if_else(pa.array(matcher.matches(batch)), str(Verdict.TOMBSTONE), pa.scalar(None, pa.string()))
+    return pc.coalesce(reasons, stone)
+
+
+def _count_hosts(urls: pa.Array, into: Counter[str]) -> None:
+    hosts = pc.struct_field(pc.extract_regex(urls, _HOST), "host")
+    for pair in pc.value_counts(pc.drop_null(hosts)).to_pylist():
+        into[pair["values"]] += pair["counts"]
 
 
 def _columns(recipe: Recipe) -> list[str]:
@@ -190,7 +262,7 @@ def _receipt(recipe: Recipe, version: str, source: Receipt, counts: Counter[str]
     return Receipt(
         object_id=digest("export", version, source.object_id),
         stage="export",
-        stage_version=1,
+        stage_version=FORMAT,
         fingerprint=judged,
         recipe=recipe.name,
         dump=source.dump,
@@ -216,25 +288,3 @@ def readable(batch: pa.RecordBatch) -> pa.RecordBatch:
 def _decoded(column: pa.Array) -> pa.Array:
     values = [None if v is None else v.decode(errors="replace") for v in column.cast(pa.binary()).to_pylist()]
     return pa.array(values, pa.string())
-
-
-def _add_sample(tar: BinaryIO, row: dict[str, Any]) -> None:
-    suffix = _EXTENSIONS.get(row["image_format"], row["image_format"])
-    described = {name: value for name, value in row.items() if name not in _NO_METADATA or name == "sample_id"}
-    _add_member(tar, f"{row['key']}.{suffix}", row["image"])
-    _add_member(tar, f"{row['key']}.txt", (row.get("caption") or row["text"]).encode())
-    _add_member(tar, f"{row['key']}.json", json.dumps(described, ensure_ascii=False, sort_keys=True).encode())
-
-
-def _add_member(tar: BinaryIO, name: str, content: bytes) -> None:
-    # by hand: tarfile.TarFile remembers every member it wrote, which for a large shard is more than its pictures
-    member = tarfile.TarInfo(name)  # time 0, owner 0, mode 644: the same samples, the same bytes
-    member.size = len(content)
-    tar.write(member.tobuf(tarfile.USTAR_FORMAT))
-    tar.write(content)
-    tar.write(bytes(-len(content) % _TAR_BLOCK))
-
-
-def _file(key: str, path: Path) -> File:
-    with path.open("rb") as file:
-        return File(key=key, size=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from curation.publish.lexical import diversity
+from curation.publish.writers import caption_of
 from curation.web.urls import hostname
 
 _BINS = 100
@@ -15,17 +18,21 @@ _RANGES: dict[str, tuple[float, float]] = {
     "similarity": (-0.25, 0.75),
     "aesthetic": (1, 10),
     "punsafe": (0, 1),
+    "pwatermark": (0, 1),
     "caption_chars": (0, 300),
     "caption_words": (0, 100),
     "min_side": (0, 2000),
     "aspect": (1, 4),
     "itm_text": (0, 1),
     "itm_synthetic": (0, 1),
+    "itm_gain": (-1, 1),  # synthetic over original: what recaptioning brings
 }
 _GROUPS = ("language", "partition", "caption_source", "text_kind", "original_format", "domain")
+_FLAGS = ("leak_kind", "safety_tag", "page_opt_out", "consent")  # what the gates of a release count
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _LARGEST = 20
 _DOMAINS_A_SHARD = 1000  # bounds what a publish of 1,000 shards holds; the rest of a shard is counted as OTHERS
+_TEXTS_A_SHARD = 200  # lexical diversity is measured on the shard's first captions
 OTHERS = "(others)"
 
 
@@ -34,59 +41,89 @@ class Quality:
 
     def __init__(self) -> None:
         self._samples = 0
-        self._histograms = {name: [0] * _BINS for name in _RANGES}
-        self._sums: Counter[str] = Counter()
+        self._histograms = {name: np.zeros(_BINS, np.int64) for name in _RANGES}
+        self._sums = dict.fromkeys(_RANGES, 0.0)
         self._counted: Counter[str] = Counter()
         self._groups: dict[str, Counter[str]] = {name: Counter() for name in _GROUPS}
+        self._flags: dict[str, Counter[str]] = {}
+        self._texts: list[str] = []
 
     def add(self, row: dict[str, Any]) -> None:
         """Count one published sample."""
-        self._samples += 1
-        caption = row.get("caption") or row["text"]
-        row = row | {
-            "caption_chars": len(caption),
-            "caption_words": len(caption.split()),
-            "domain": hostname(row["url"]),
-        }
-        for name, (low, high) in _RANGES.items():
-            value = row.get(name)
-            if value is not None and math.isfinite(value):
-                at = int((value - low) / (high - low) * _BINS)
-                self._histograms[name][min(max(at, 0), _BINS - 1)] += 1
-                self._sums[name] += value
-                self._counted[name] += 1
+        self.add_rows([row])
+
+    def add_rows(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Count published samples, all with the same columns."""
+        if not rows:
+            return
+        self._samples += len(rows)
+        captions = [caption_of(row) for row in rows]
+        self._texts += captions[: _TEXTS_A_SHARD - len(self._texts)]
+        columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in _RANGES if name in rows[0]}
+        columns["caption_chars"] = [len(caption) for caption in captions]
+        columns["caption_words"] = [len(caption.split()) for caption in captions]
+        if "itm_text" in columns and "itm_synthetic" in columns:
+            pairs = zip(columns["itm_synthetic"], columns["itm_text"], strict=True)
+            columns["itm_gain"] = [None if a is None or b is None else a - b for a, b in pairs]
+        for name, values in columns.items():
+            self._count(name, np.array([np.nan if value is None else value for value in values], np.float64))
         for name in _GROUPS:
-            if name in row:
-                self._groups[name][row[name] or "none"] += 1
+            if name == "domain":
+                self._groups[name].update(hostname(row["url"]) or "none" for row in rows)
+            elif name in rows[0]:
+                self._groups[name].update(row[name] or "none" for row in rows)
+        for name in _FLAGS:
+            if name in rows[0]:
+                self._flags.setdefault(name, Counter()).update(str(row[name]) for row in rows if row[name] is not None)
+
+    def _count(self, name: str, values: np.ndarray) -> None:
+        values = values[np.isfinite(values)]
+        low, high = _RANGES[name]
+        at = np.clip((values - low) / (high - low) * _BINS, 0, _BINS - 1).astype(np.int64)
+        self._histograms[name] += np.bincount(at, minlength=_BINS)
+        self._sums[name] += float(values.sum())
+        self._counted[name] += len(values)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; merged() adds several."""
         return {
             "samples": self._samples,
-            "histograms": self._histograms,
-            "sums": dict(self._sums),
+            "histograms": {name: bins.tolist() for name, bins in self._histograms.items() if bins.any()},
+            "sums": {name: total for name, total in self._sums.items() if self._counted[name]},
             "counted": dict(self._counted),
             "groups": {name: _largest(counts, _DOMAINS_A_SHARD) for name, counts in self._groups.items()},
+            "flags": {name: _largest(counts, _LARGEST) for name, counts in self._flags.items()},
+            "lexical": diversity(self._texts),
         }
 
 
 def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Report over all shards: means, quantiles, histograms with their range, counts by group, the largest first.
 
-    A quantile is read from a histogram of 100 bins: exact to a hundredth of the range.
+    A quantile is read from a histogram of 100 bins: exact to a hundredth of the range. Lexical diversity is the mean
+    over shards, each weighed by its words.
     """
-    sums: Counter[str] = Counter()
+    sums = dict.fromkeys(_RANGES, 0.0)
     counted: Counter[str] = Counter()
     groups: dict[str, Counter[str]] = {name: Counter() for name in _GROUPS}
-    histograms = {name: [0] * _BINS for name in _RANGES}
+    flags: dict[str, Counter[str]] = {}
+    histograms = {name: np.zeros(_BINS, np.int64) for name in _RANGES}
+    lexical: dict[str, float] = {}
     for part in parts:
-        sums.update(part["sums"])
+        for name, total in part["sums"].items():
+            sums[name] += total
         counted.update(part["counted"])
         for name, counts in part["groups"].items():
             groups[name].update(counts)
+        for name, counts in part["flags"].items():
+            flags.setdefault(name, Counter()).update(counts)
         for name, bins in part["histograms"].items():
-            histograms[name] = [a + b for a, b in zip(histograms[name], bins, strict=True)]
+            histograms[name] += np.array(bins)
+        for name, value in part["lexical"].items():
+            weight = 1 if name == "words" else part["lexical"]["words"]
+            lexical[name] = lexical.get(name, 0.0) + value * weight
     measured = [name for name in _RANGES if counted[name]]
+    words = int(lexical.pop("words", 0))
     return {
         "samples": sum(part["samples"] for part in parts),
         "means": {name: sums[name] / counted[name] for name in measured},
@@ -95,9 +132,14 @@ def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for name in measured
         },
         "histograms": {
-            name: {"low": _RANGES[name][0], "high": _RANGES[name][1], "counts": histograms[name]} for name in measured
+            name: {"low": _RANGES[name][0], "high": _RANGES[name][1], "counts": histograms[name].tolist()}
+            for name in measured
         },
         "groups": {name: _largest(counts, _LARGEST) for name, counts in groups.items() if counts},
+        "flags": {name: _largest(counts, _LARGEST) for name, counts in flags.items()},
+        "lexical": {name: round(value / words, 4) for name, value in lexical.items()} | {"words": words}
+        if words
+        else {},
     }
 
 
@@ -108,12 +150,12 @@ def _largest(counts: Counter[str], n: int) -> dict[str, int]:
     return largest | ({OTHERS: rest} if rest else {})
 
 
-def _quantile(bins: list[int], span: tuple[float, float], share: float) -> float:
+def _quantile(bins: np.ndarray, span: tuple[float, float], share: float) -> float:
     low, high = span
-    wanted = share * sum(bins)
+    wanted = share * int(bins.sum())
     below = 0
-    for at, count in enumerate(bins):
+    for at, count in enumerate(bins.tolist()):
         if count and below + count >= wanted:
-            return round(low + (at + (wanted - below) / count) / _BINS * (high - low), 4)
+            return float(round(low + (at + (wanted - below) / count) / _BINS * (high - low), 4))
         below += count
     return high

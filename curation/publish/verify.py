@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from curation.errors import ConfigError
-from curation.publish.export import version_folder
+from curation.publish.parts import manifest_key, plans
 from curation.store import Store
+
+_CHUNK = 1 << 20
+_READERS = 4
 
 
 def verify(store: Store, recipe_name: str, version: str) -> list[str]:
     """Problems of a version: files that are missing or differ from the manifest. Empty: it is whole.
 
+    Files are read in pieces: memory does not grow with them.
+
     version  its name, or latest
     raises   ConfigError when there is no such version
     """
     manifest = read_manifest(store, recipe_name, version)
-    standing = {
-        entry.key: entry.size for entry in store.entries(f"{version_folder(recipe_name, manifest['version'])}/")
-    }
-    problems = []
-    for file in manifest["files"]:
-        key, size = file["key"], file["size"]
-        if key not in standing:
-            problems.append(f"{key}: missing")
-        elif standing[key] != size:
-            problems.append(f"{key}: expected {size} bytes, found {standing[key]}")
-        elif hashlib.sha256(store.read_bytes(key)).hexdigest() != file["sha256"]:
-            problems.append(f"{key}: the sha256 differs from the manifest's")
-    return problems
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = pool.map(lambda file: file_problem(store, file["key"], file["size"], file["sha256"]), manifest["files"])
+        return [problem for problem in found if problem]
+
+
+def file_problem(store: Store, key: str, size: int, sha256: str) -> str:
+    """What is wrong with a file, "" when nothing is."""
+    try:
+        with store.open_stream(key) as stream:
+            if (stands := stream.size()) != size:
+                return f"{key}: expected {size} bytes, found {stands}"
+            digest = hashlib.sha256()
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    except FileNotFoundError:
+        return f"{key}: missing"
+    return "" if digest.hexdigest() == sha256 else f"{key}: the sha256 differs from the manifest's"
 
 
 def read_manifest(store: Store, recipe_name: str, version: str) -> dict[str, Any]:
@@ -38,7 +48,7 @@ def read_manifest(store: Store, recipe_name: str, version: str) -> dict[str, Any
     try:
         if version == "latest":
             version = json.loads(store.read_bytes(f"datasets/{recipe_name}/latest.json"))["version"]
-        found: dict[str, Any] = json.loads(store.read_bytes(f"{version_folder(recipe_name, version)}/manifest.json"))
+        found: dict[str, Any] = json.loads(store.read_bytes(manifest_key(recipe_name, version)))
     except FileNotFoundError:
         names = [key.split("/")[2] for key in manifest_keys(store, recipe_name)]
         there = f"there are {', '.join(names)}" if names else "none is published"
@@ -47,6 +57,6 @@ def read_manifest(store: Store, recipe_name: str, version: str) -> dict[str, Any
 
 
 def manifest_keys(store: Store, recipe_name: str = "") -> list[str]:
-    """Keys of the manifests of one recipe, or of all."""
-    prefix = f"datasets/{recipe_name}/" if recipe_name else "datasets/"
-    return [entry.key for entry in store.entries(prefix) if entry.key.endswith("/manifest.json")]
+    """Keys of the manifests of one recipe, or of all; from the plans: no folder of files is listed."""
+    keys = [manifest_key(name, plan.version) for name, plan in plans(store, recipe_name)]
+    return sorted(key for key in keys if store.exists(key))

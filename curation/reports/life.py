@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from curation.gates import Gate
 from curation.pipeline import fingerprint
-from curation.publish.export import metadata_key
+from curation.publish.export import kind_of
 from curation.publish.verify import manifest_keys
 from curation.receipt import RECEIPT_KEY, Receipt, table_key
 from curation.recipe import Recipe
@@ -215,27 +215,32 @@ class _Published:
     def __init__(self, store: Store, dump: str) -> None:
         self._store = store
         self._dump = dump
-        self._versions: list[tuple[str, str, set[int]]] | None = None
+        self._versions: list[tuple[str, str, dict[int, str]]] | None = None
 
     def holding(self, shard: int, sample_id: str) -> list[str]:
         """Versions (recipe/version) whose metadata tables name the sample."""
         found = []
-        for recipe, version, shards in self._all():
-            if shard in shards and self._names(metadata_key(recipe, version, self._dump, shard), sample_id):
+        for recipe, version, tables in self._all():
+            if shard in tables and self._names(tables[shard], sample_id):
                 found.append(f"{recipe}/{version}")
         return found
 
-    def _all(self) -> list[tuple[str, str, set[int]]]:
+    def _all(self) -> list[tuple[str, str, dict[int, str]]]:
+        """Recipe, version and the metadata table of each shard; it may lie in the folder of an earlier version."""
         if self._versions is None:
             manifests = ((key, json.loads(self._store.read_bytes(key))) for key in manifest_keys(self._store))
             self._versions = [
-                (key.split("/")[1], manifest["version"], set(manifest["dumps"].get(self._dump, [])))
-                for key, manifest in manifests
+                (key.split("/")[1], manifest["version"], _tables(manifest, self._dump)) for key, manifest in manifests
             ]
         return self._versions
 
     def _names(self, key: str, sample_id: str) -> bool:
         try:
             return bool(_rows(self._store, key, _Query(sample_id)))
-        except FileNotFoundError:  # a version without metadata tables
+        except FileNotFoundError:  # removed since
             return False
+
+
+def _tables(manifest: dict[str, Any], dump: str) -> dict[int, str]:
+    named = [(part["shard"], file) for part in manifest["parts"] if part["dump"] == dump for file in part["files"]]
+    return {shard: file for shard, file in named if kind_of(file) == "metadata"}

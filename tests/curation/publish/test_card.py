@@ -29,10 +29,24 @@ def test_names_from_the_web_are_escaped() -> None:
     quality = Quality()
     quality.add({"url": "https://a.test/", "text": "x", "language": "<img src=x onerror=alert(1)>"})
     stages = [StageCounts(name) for name in load_recipe("demo").stage_names]
-    card = render_card(
-        load_recipe("demo"), "<b>", "now", Funnel("demo", "<i>dump", stages, {0: ""}), merged([quality.to_json()])
-    )
+    manifest = {
+        "version": "<b>",
+        "created_at": "now",
+        "parent": "<p>",
+        "checks": [{"name": "drift", "passed": False, "reason": "<em>because"}],
+        "counts": {"tombstone": 3},
+        "domains": {"<host>": [4, 1]},
+        "funnels": {"<dump>": {"samples": 4, "kept": 1}},
+    }
+    funnel = Funnel("demo", "<i>dump", stages, {0: ""})
+    card = render_card(load_recipe("demo"), manifest, funnel, merged([quality.to_json()]), {"similarity": 0.3})
     assert "<img" not in card
     assert "&lt;img src=x onerror=alert(1)&gt;" in card
     assert "&lt;i&gt;dump" in card
     assert "<svg" in card
+    assert "&lt;em&gt;because" in card
+    assert "Held:" in card
+    assert "3 samples that every gate let through were taken down" in card
+    assert "&lt;host&gt;" in card
+    assert "Against &lt;p&gt;" in card
+    assert not {"<b>", "<em>", "<host>", "<dump>", "<p>because"} & set(card.split())

@@ -15,7 +15,8 @@ import webdataset
 from PIL import Image
 
 from curation.pipeline import fingerprint
-from curation.publish.export import export_shard, read_part, readable
+from curation.publish.export import export_shard, readable
+from curation.publish.parts import read_part
 from curation.publish.version import finish_version, plan_version
 from curation.receipt import RECEIPT_KEY, table_key
 from curation.recipe import Recipe
@@ -103,7 +104,7 @@ def test_an_export_that_stands_is_not_made_again(world: World) -> None:
     world.run(recipe)
     version = plan_version(world.store, recipe, "crawl", [0])
     first = export_shard(world.store, recipe, version, "crawl", 0)
-    part = read_part(world.store, recipe, version, "crawl", 0)
+    part = read_part(world.store, recipe.name, version, "crawl", 0)
     assert part is not None
     assert first == {"samples": 2, "bytes": sum(file.size for file in part.files)}
     tar = part.files[1].key

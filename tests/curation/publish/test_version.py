@@ -53,6 +53,7 @@ def test_a_version_holds_the_kept_samples_and_verifies(world: World) -> None:
     assert "<strong>4</strong> samples from 10 candidates of crawl" in (folder / "card.html").read_text()
     assert [file["key"].rpartition("/")[2] for file in manifest["files"]] == [
         "crawl-00000.parquet", "crawl-00000.tar", "crawl-00001.parquet", "crawl-00001.tar", "quality.json", "card.html",
+        "croissant.json",
     ]  # fmt: skip
     assert manifest["sources"]["crawl"]["00001"].endswith("00001.warc.gz")
 
@@ -111,7 +112,7 @@ def test_outputs_that_are_off_are_not_written(world: World) -> None:
         world.recipe({"publish": {"parquet": False, "webdataset": False}})
 
 
-WRITES = 1 + 2 * 3 + 2 + 1 + 1  # the name; tar, table and note of two shards; two reports; manifest; latest
+WRITES = 1 + 2 * 3 + 3 + 1 + 1  # the plan; tar, table and note of two shards; three reports; manifest; latest
 
 
 class Killed(BaseException):
