@@ -83,9 +83,11 @@ def calibrate_keep(values: Mapping[str, np.ndarray], keep: float, column: str) -
         at = float(ordered[math.ceil(keep * len(ordered)) - 1])
         thresholds.append(Threshold(group, at, len(ordered), float((ordered >= at).mean())))
         picks = np.linspace(0, len(ordered) - 1, min(_CURVE, len(ordered))).astype(int)
-        curves[f"kept {group}".strip()] = [(float(ordered[i]), (i + 1) / len(ordered)) for i in picks]
-    marks = {one.group: one.threshold for one in thresholds}
-    chart = threshold_chart(f"{column}: thresholds that keep {keep:.1%}", column, values, curves, marks)
+        curves[group or "all"] = [(float(ordered[i]), (i + 1) / len(ordered)) for i in picks]
+    named = {group or "all": scores for group, scores in values.items()}
+    marks = {one.group or "all": one.threshold for one in thresholds}
+    title = f"{column}: thresholds that keep {keep:.1%} (bars: samples; line: share at or above)"
+    chart = threshold_chart(title, column, named, curves, marks)
     return Calibration(column, thresholds, chart)
 
 

@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 260, 44, 44, 34, 40
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 280, 44, 44, 50, 40
 _COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#b83280", "#4a5568")
 
 
@@ -47,7 +47,8 @@ def threshold_chart(
     for value in np.linspace(low, high, 6):
         parts.append(f'<text x="{x(value):.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{value:.3g}</text>')
     parts.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(axis)}</text>')
-    colour = {name: _COLOURS[at % len(_COLOURS)] for at, name in enumerate([*values, *curves])}
+    # a curve with a histogram's name is of the same samples
+    colour = {name: _COLOURS[at % len(_COLOURS)] for at, name in enumerate(dict.fromkeys([*values, *curves]))}
     for name, series in values.items():
         counts, edges = np.histogram(series, bins=60, range=(low, high))
         for count, left, right in zip(counts, edges, edges[1:], strict=False):
@@ -63,6 +64,6 @@ def threshold_chart(
         line = f'x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="{_TOP}" y2="{y(0):.1f}"'
         parts.append(f'<line {line} stroke="{colour.get(name, "#000")}" stroke-dasharray="4 3"/>')
     for at, name in enumerate(colour):
-        place = f'x="{_LEFT + 8 + 140 * (at % 4)}" y="{_TOP + 12 * (at // 4)}"'
+        place = f'x="{_LEFT + 8 + 140 * (at % 4)}" y="{_TOP - 16 + 12 * (at // 4)}"'
         parts.append(f'<text {place} fill="{colour[name]}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>"])
