@@ -35,6 +35,15 @@ _MAX_JSON_LD_CHARS = 1 << 20
 _MAX_JSON_LD_NODES = 10_000
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _DETECT_BYTES = 64 << 10
+# what browsers read under these names (WHATWG Encoding, 4.2): the vendors' supersets, not the standards
+_SUPERSETS = {
+    "big5": "big5hkscs",
+    "euc_kr": "cp949",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "iso8859-11": "cp874",
+    "shift_jis": "cp932",
+}
 
 
 def may_hold_pictures(body: bytes) -> bool:
@@ -54,7 +63,7 @@ def utf8_html(body: bytes, http_charset: str | None) -> bytes:
     declared = map_encoding_to_html5(label, fallback_utf8=False) if label else None
     name = declared or detect_encoding(body[:_DETECT_BYTES], from_html_meta=True) or "utf-8"
     try:
-        codec = codecs.lookup(name).name
+        codec = codecs.lookup(_SUPERSETS.get(name, name)).name
     except LookupError:
         codec = "utf-8"
     if codec != "utf-8":

@@ -46,7 +46,7 @@ class Extract(Stage):
     """
 
     name: ClassVar[str] = "extract"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     resource: ClassVar[Resource] = "cpu"
     consumes: ClassVar[pa.Schema] = pa.schema([])
 

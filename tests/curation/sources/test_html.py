@@ -1,11 +1,15 @@
 """What is read from a page: every kind of text, every way to name a picture, every charset."""
 
 import codecs
+from pathlib import Path
 
 import pytest
+from fastwarc.warc import ArchiveIterator, WarcRecordType
+from html5lib._inputstream import HTMLBinaryInputStream
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curation.sources.body import read_head
 from curation.sources.candidates import Page
 from curation.sources.html import best_of_srcset, may_hold_pictures, utf8_html
 from curation.sources.html import read_html as read_utf8
@@ -116,6 +120,91 @@ def test_charsets(charset: str, text: str) -> None:
     assert text in decode_html(body, charset)
     assert text in decode_html(body, f'"{charset.upper()}"')
     assert text in decode_html(body.replace(b"<head>", f"<head><meta charset={charset}>".encode()), None)
+
+
+@pytest.mark.parametrize(
+    ("label", "body", "text"),
+    [
+        ("shift_jis", b"\x87\x40 \x81\x60 \xfb\xfc", "① ～ 髙"),
+        ("euc-kr", b"\x8c\x63", "똠"),
+        ("gb2312", b"\xa2\xe3 \xe9\x46", "€ 镕"),
+        ("big5", b"\x87\x40", "䏰"),
+        ("windows-874", b"\x80 \xa1", "€ ก"),
+        ("iso-8859-1", b"\x93a\x94 \x80", "“a” €"),
+        ("us-ascii", b"\xe9", "é"),
+    ],
+)
+def test_labels_mean_what_browsers_take_them_for(label: str, body: bytes, text: str) -> None:
+    assert decode_html(body, label) == text
+
+
+# a standard's parser beside ours: html5lib's prescan is the HTML standard's
+LEGACY = {
+    "gbk": "这是一张关于北京天安门广场的照片",
+    "gb18030": "这是一张关于北京天安门广场的照片",
+    "big5": "這是一張關於臺北的照片",
+    "shift_jis": "これは東京タワーの写真です",
+    "euc-jp": "これは東京タワーの写真です",
+    "iso-2022-jp": "これは東京タワーの写真です",
+    "euc-kr": "이것은 서울의 사진입니다",
+    "koi8-r": "Это фотография Москвы",
+    "windows-1250": "Příliš žluťoučký kůň",
+    "windows-1251": "Это фотография Москвы",
+    "windows-1252": "schöne Straße – „Müller“ €",
+    "windows-1253": "Φωτογραφία της Αθήνας",
+    "windows-1254": "İstanbul’un fotoğrafı",
+    "windows-1255": "תמונה של ירושלים",
+    "windows-1256": "صورة من القاهرة",
+    "windows-1257": "Vilniaus nuotrauka žąsis",
+    "windows-1258": "Ảnh".encode("cp1258", "ignore").decode("cp1258") + " anh",
+    "iso-8859-2": "Zażółć gęślą jaźń",
+    "iso-8859-7": "Φωτογραφία",
+    "iso-8859-15": "Œuvre à 5 €",
+    "utf-8": "ünïcödé 日本語",
+}
+DECLARED = [
+    "<meta charset={}>",
+    '<META CharSet = "{}" >',
+    "<meta http-equiv=Content-Type content='text/html; charset={}'>",
+]
+DECLARED += ["<!-- <meta charset=utf-8> --><meta name=x content=y><meta charset='{}'/>", "{}"]
+
+
+@pytest.mark.parametrize("declared", DECLARED, ids=["meta", "spaced", "http-equiv", "comment", "header"])
+@pytest.mark.parametrize("charset", LEGACY)
+def test_legacy_pages_as_the_standard_reads_them(charset: str, declared: str) -> None:
+    text = LEGACY[charset]
+    header = charset if declared == "{}" else None
+    head = "" if header else declared.format(charset)
+    body = f"<html><head>{head}<title>{text}</title></head><body><img src=a.jpg alt='{text}'></body></html>".encode(
+        charset
+    )
+    name = HTMLBinaryInputStream(body, transport_encoding=header, useChardet=False).charEncoding[0].codec_info.name
+    assert f"alt='{text}'" in body.decode(name)
+    assert read_utf8(utf8_html(body, header), PAGE, 0).pictures[0].texts["alt"] == text
+
+
+@pytest.mark.shared
+def test_real_pages_as_the_standard_reads_them(shared: Path) -> None:
+    declared = agree = 0
+    for path in sorted((shared / "data" / "warc" / "loopback").iterdir()):
+        with path.open("rb") as stream:
+            for record in ArchiveIterator(stream, record_types=WarcRecordType.response, parse_http=False):
+                content = record.reader.read()
+                head = read_head(content)
+                if head is None or "html" not in head.media_type:
+                    continue
+                body = content[head.body_start :]
+                theirs = HTMLBinaryInputStream(body, transport_encoding=head.charset or None, useChardet=False)
+                encoding, sure = theirs.charEncoding
+                ours = utf8_html(body, head.charset).decode()
+                if sure == "certain" or encoding.name != "windows-1252":  # of which the standard says "or guess"
+                    declared += 1
+                    agree += ours == body.decode(encoding.codec_info.name, "replace").lstrip("\ufeff")
+                elif "\ufffd" in ours:
+                    assert "\ufffd" in body.decode("utf-8", "replace"), record.headers["WARC-Target-URI"]
+    assert declared > 500
+    assert agree == declared
 
 
 def test_bom_wins_and_lies_are_survived() -> None:
