@@ -12,6 +12,7 @@ processes and threads, the best of which counts; then which pictures arrived, an
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,7 @@ class Watch:
 
 
 def timed(command: list[str]) -> tuple[float, Watch]:
+    """Wall time of a command, and what it took."""
     started = time.monotonic()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -89,6 +91,7 @@ def ours(urls: str, out: str, address: str, connections: int) -> None:
     from curation.stages.download import Download
     from curation.store import TableWriter
 
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     stage = Download(connect_to={"127.0.0.*": address}, attempts=1, connections=connections)
     table = pq.read_table(urls, columns=["url"])
     empty = {name: pa.nulls(table.num_rows, schema(name).field(0).type) for name in stage.consumes.names[1:]}

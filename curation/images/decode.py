@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
+from pywuffs import ImageDecoderQuirks, ImageDecoderType, PixelFormat
+from pywuffs.aux import ImageDecoder, ImageDecoderConfig
 
 from curation.images.phash import phash
 from curation.verdicts import Fault
@@ -126,6 +128,8 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
         raise Undecodable(Fault.BAD_IMAGE if known else Fault.NOT_AN_IMAGE, str(err)) from err
     if picture.width * picture.height > max_pixels:
         raise Undecodable(Fault.IMAGE_TOO_LARGE, f"{picture.width}x{picture.height} px")
+    if picture.format == "PNG" and b"eXIf" not in data and b"Raw profile type exif" not in data:
+        picture.info.setdefault("exif", b"")  # else Pillow decodes the whole picture to look for it behind the pixels
     return picture
 
 
@@ -178,7 +182,22 @@ def _decoded_fast(picture: Image.Image, data: bytes, side_px: int | None) -> np.
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         read: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         return read if read is not None and read.shape[1::-1] == picture.size else None
+    clear = "transparency" in picture.info
+    large = picture.width * picture.height >= _LARGE_PIXELS  # Pillow takes less memory for them, see _reduced
+    if picture.format == "PNG" and picture.mode in ("RGB", "L", "P") and not clear and not large:
+        found = _png_decoder().decode(data)
+        png: np.ndarray = found.pixbuf  # a copy each time that it is asked for
+        return png if not found.error_message and png.shape[1::-1] == picture.size else None
     return None
+
+
+@lru_cache(maxsize=1)
+def _png_decoder() -> ImageDecoder:
+    config = ImageDecoderConfig()
+    config.enabled_decoders = [ImageDecoderType.PNG]
+    config.pixel_format = PixelFormat.RGB
+    config.quirks = {ImageDecoderQuirks.IGNORE_CHECKSUM: 0}  # else a damaged stream passes for a picture
+    return ImageDecoder(config)
 
 
 def _carried(picture: Image.Image) -> dict[str, object]:

@@ -77,6 +77,10 @@ class _Refused(Exception):
         self.fault, self.status, self.consent, self.wait_s = fault, status, consent, wait_s
 
 
+class _CanNotWaitError(Exception):
+    """An HTTP/2 stream would have to wait for room, and can't: what the server sends meanwhile is buffered."""
+
+
 class Fetcher:
     """One for a task, used within one event loop, as an async context manager."""
 
@@ -156,6 +160,8 @@ class Fetcher:
             self._check_budgets()
             with self._hosts.using(_origin(current)) as host:
                 await self._check_robots(current, host)
+                if self._limits.respect_tdm and host.answered:
+                    await self._tdm(current, host)  # now, so that no picture has to wait for it half-way
                 async with self._paced(host):
                     response, location = await self._once(current, host, with_body)
             if location is None:
@@ -170,7 +176,10 @@ class Fetcher:
         """One picture request: the response with its body, or where it redirects to."""
         share = await self._room.take(FIRST_SHARE)
         try:
-            response, location = await self._picture(url, host, share, with_body)
+            try:
+                response, location = await self._picture(url, host, share, with_body)
+            except _CanNotWaitError:
+                response, location = await self._picture(url, host, share, with_body, http2=False)
         except BaseException:
             share.release()
             raise
@@ -178,8 +187,10 @@ class Fetcher:
             share.release()
         return response, location
 
-    async def _picture(self, url: str, host: Host, share: Share, with_body: bool) -> tuple[Response, str | None]:
-        async with self._answer(url, host) as (answer, clock):
+    async def _picture(
+        self, url: str, host: Host, share: Share, with_body: bool, *, http2: bool = True
+    ) -> tuple[Response, str | None]:
+        async with self._answer(url, host, http2=http2) as (answer, clock):
             status = answer.status
             location = answer.header("location")
             if status >= 300 or status == 204:
@@ -203,7 +214,9 @@ class Fetcher:
         return _Refused(_status_fault(status), status, wait_s=wait_s)
 
     @contextlib.asynccontextmanager
-    async def _answer(self, url: str, host: Host) -> AsyncIterator[tuple[Answer, asyncio.Timeout]]:
+    async def _answer(
+        self, url: str, host: Host, *, http2: bool = True
+    ) -> AsyncIterator[tuple[Answer, asyncio.Timeout]]:
         """The answer to a GET, head read, and its clock; every failure, also while its body is read, as _Refused.
 
         What this tells about the host's health, and about ours, is noted.
@@ -220,7 +233,7 @@ class Fetcher:
                     self._resolver.check_literal(name)
                 else:
                     pinned = await self._resolver.pin(name)
-                async with self._transfers.get(url, pinned) as answer:
+                async with self._transfers.get(url, pinned, http2=http2) as answer:
                     status = answer.status
                     yield answer, clock
         except AddressRefused as err:
@@ -254,22 +267,27 @@ class Fetcher:
         """The body, inflated where it came compressed; of one longer than the limit the start, or too_large."""
         if answer.announced > limit and not cut:
             raise _Refused(Fault.TOO_LARGE, answer.status)
-        await self._waiting(clock, share.reach(min(answer.announced, limit)))
+        await self._more(answer, share, clock, min(answer.announced, limit))
         while not await answer.read(min(share.n_bytes, limit)):
             if share.n_bytes >= limit:
                 if cut:
                     break
                 raise _Refused(Fault.TOO_LARGE, answer.status)
-            await self._waiting(clock, share.reach(min(2 * share.n_bytes, limit)))
+            await self._more(answer, share, clock, min(2 * share.n_bytes, limit))
         self._received += len(answer.body)
         encoding = answer.header("content-encoding").lower().strip()
         if encoding in ("", "identity"):
             share.shrink(len(answer.body))
             return answer.body
-        await self._waiting(clock, share.reach(len(answer.body) + limit))
+        await self._waiting(clock, share.reach(len(answer.body) + limit))  # complete: nothing flows meanwhile
         plain = _inflated(answer.body, encoding, limit, answer.status)
         share.shrink(len(plain))
         return plain
+
+    async def _more(self, answer: Answer, share: Share, clock: asyncio.Timeout, n_bytes: int) -> None:
+        if answer.http_version == "HTTP/2" and not share.can_reach(n_bytes):
+            raise _CanNotWaitError
+        await self._waiting(clock, share.reach(n_bytes))
 
     async def _waiting(self, clock: asyncio.Timeout, room: object) -> None:
         """Wait for room with the clock standing still: the host is not to blame."""
@@ -309,10 +327,7 @@ class Fetcher:
             if refusal:
                 raise _Refused(Fault.OPT_OUT_HEADER, answer.status, refusal)
         if limits.respect_tdm:
-            if host.tdm is None:
-                host.tdm = asyncio.create_task(self._tdmrep(url, host))
-            wellknown = await asyncio.shield(host.tdm)
-            refusal = tdm_refusal(dict(reversed(answer.headers)), wellknown, url)
+            refusal = tdm_refusal(dict(reversed(answer.headers)), await self._tdm(url, host), url)
             if refusal:
                 raise _Refused(Fault.OPT_OUT_TDM, answer.status, refusal)
 
@@ -333,6 +348,11 @@ class Fetcher:
             except ValueError:
                 break
         return Robots(404, b"", self._token)
+
+    async def _tdm(self, url: str, host: Host) -> bytes:
+        if host.tdm is None:
+            host.tdm = asyncio.create_task(self._tdmrep(url, host))
+        return await asyncio.shield(host.tdm)
 
     async def _tdmrep(self, url: str, host: Host) -> bytes:
         try:

@@ -35,10 +35,14 @@ class Room:
 
     async def grow(self, share: Share, n_bytes: int) -> None:
         """Wait until the share can have so many bytes more."""
-        if share is self._lane or (not self._growing and self._fits(n_bytes)):
+        if self.has(share, n_bytes):
             self._give(share, n_bytes)
         else:
             await self._queue(self._growing, n_bytes, share)
+
+    def has(self, share: Share, n_bytes: int) -> bool:
+        """Whether the share could have so many bytes more without waiting."""
+        return share is self._lane or (not self._growing and self._fits(n_bytes))
 
     def free(self, share: Share, n_bytes: int) -> None:
         """Take bytes back from a share, those in the lane first; without any left it leaves the lane."""
@@ -103,6 +107,10 @@ class Share:
         """Wait until the share is at least of this size."""
         if n_bytes > self.n_bytes:
             await self._room.grow(self, n_bytes - self.n_bytes)
+
+    def can_reach(self, n_bytes: int) -> bool:
+        """Whether reach would return at once."""
+        return n_bytes <= self.n_bytes or self._room.has(self, n_bytes - self.n_bytes)
 
     def shrink(self, n_bytes: int) -> None:
         """Give back what is above this size."""

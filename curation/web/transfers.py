@@ -176,16 +176,17 @@ class Transfers:
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
 
     @contextlib.asynccontextmanager
-    async def get(self, url: str, pinned: Pinned | None) -> AsyncIterator[Answer]:
+    async def get(self, url: str, pinned: Pinned | None, *, http2: bool = True) -> AsyncIterator[Answer]:
         """The answer to a GET with its head read.
 
         pinned  the only addresses that may be connected to; None: the proxy's
+        http2   whether HTTP/2 may be spoken: libcurl grants each of its streams 10 MB before a reader can stop it
         raises  TransferError, here and from the answer's methods
         """
         curl = self._idle.pop() if self._idle else pycurl.Curl()
         answer = Answer(curl)
         try:
-            self._prepare(curl, answer, url, pinned)
+            self._prepare(curl, answer, url, pinned, http2)
         except (pycurl.error, UnicodeError, ValueError) as err:
             raise TransferError(Fault.BAD_HTTP, str(err)) from err
         self._running[curl] = answer
@@ -204,7 +205,7 @@ class Transfers:
         self._on_timer(-1)
         self._multi.close()
 
-    def _prepare(self, curl: pycurl.Curl, answer: Answer, url: str, pinned: Pinned | None) -> None:
+    def _prepare(self, curl: pycurl.Curl, answer: Answer, url: str, pinned: Pinned | None, http2: bool) -> None:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         if not host:
@@ -215,7 +216,8 @@ class Transfers:
         curl.setopt(pycurl.USERAGENT, self._agent)
         # pictures are compressed as they are; whoever compresses them again is read all the same
         curl.setopt(pycurl.HTTPHEADER, ["Accept: image/*,*/*;q=0.5", "Accept-Encoding: identity"])
-        curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS)
+        version = pycurl.CURL_HTTP_VERSION_2TLS if http2 else pycurl.CURL_HTTP_VERSION_1_1
+        curl.setopt(pycurl.HTTP_VERSION, version)
         curl.setopt(pycurl.PIPEWAIT, 1)
         curl.setopt(pycurl.BUFFERSIZE, _BUFFER_BYTES)
         curl.setopt(pycurl.CAINFO, self._ca_file)
