@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Form = Literal["", "json", "jsonl", "json.gz", "jsonl.gz"]
 """How records are written: one JSON array, or a record a line; "" writes none."""
 
+KINDS = ("metadata", "webdataset", "pretrain", "instruct", "multi_image")
+"""Kinds of files of a version."""
+
 
 class Release(BaseModel):
     """What a version must meet before `latest` moves to it; one that does not is written, and held."""
