@@ -129,7 +129,8 @@ def read_html(markup: bytes, url: str, offset: int) -> Page:
         pictures.append(Picture(address, {"og": text} if text else {}))
     if b"ImageObject" in markup:
         pictures += _json_ld(tree, base)
-    return Page(url, page_language(root.attributes.get("lang")), robots, pictures, offset)
+    language = page_language(root.attributes.get("lang") or root.attributes.get("xml:lang"))
+    return Page(url, language, robots, pictures, offset)
 
 
 def _address(attributes: dict[str, str | None], parent: Any) -> str:

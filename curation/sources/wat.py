@@ -170,8 +170,8 @@ def _page(url: str, offset: int, found: _Html) -> Page:
             share.setdefault(name, meta.content)
         elif name == "robots":
             robots |= robots_directives(meta.content)
-        elif name == "html@/lang":
-            language = page_language(meta.content)
+        elif name in ("html@/lang", "html@/xml:lang"):
+            language = language or page_language(meta.content)
     pictures: list[Picture] = []
     wordless = found.wordless
     for link in found.Links:

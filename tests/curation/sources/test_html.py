@@ -85,6 +85,11 @@ def test_base_href_language_and_robots() -> None:
     assert page.offset == 7
 
 
+def test_language_of_xhtml() -> None:
+    assert read_html("<html xml:lang='de' xmlns='x'><img src=a.jpg>", PAGE, 0).language == "de"
+    assert read_html("<html lang='' xml:lang=x-klingon><img src=a.jpg>", PAGE, 0).language is None
+
+
 @pytest.mark.parametrize(
     ("srcset", "expected"),
     [

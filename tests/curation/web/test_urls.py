@@ -105,6 +105,15 @@ def test_join(link: str, expected: str) -> None:
     assert Base("https://a.example/dir/page.html?q=/no/").join(link) == expected
 
 
+@given(
+    st.sampled_from(["https://a.example/dir/page.html?q=/no/", "http://b.example", "http://x:1/a/b/", ""]),
+    st.one_of(HOSTILE, st.text(st.sampled_from("/.?#:ab%20\\@&=-_~ é"), max_size=12)),
+)
+def test_join_in_one_step_agrees_with_the_long_way(base: str, link: str) -> None:
+    # a line end within sends it the long way
+    assert Base(base).join(link) == Base(base).join(f"{link}\n")
+
+
 @given(HOSTILE, HOSTILE)
 def test_join_never_raises(base: str, link: str) -> None:
     Base(base).join(link).encode()
