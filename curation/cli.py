@@ -331,7 +331,9 @@ def audit(
     dump: Annotated[str, typer.Argument(help="Name of the crawl.")],
     page: Annotated[Path, typer.Option("--out", help="HTML page to write; the same as .json beside it.")],
     concepts: Annotated[Path | None, typer.Option(exists=True, help="YAML of concept groups and their words.")] = None,
-    styles: Annotated[bool, typer.Option(help="Tell picture styles apart by the recipe's CLIP.")] = True,
+    styles: Annotated[
+        bool, typer.Option(help="Tell picture styles by the recipe's CLIP; not by the embedded one.")
+    ] = True,
     store: StoreRoot = DEFAULT_STORE,
     recipe: RecipeName = None,
 ) -> None:
@@ -344,8 +346,8 @@ def audit(
 
     root, pinned, shards = _opened(store, dump, recipe)
     found = Audit(pinned, read_concepts(concepts.read_text(), str(concepts)) if concepts else None)
-    if styles and pinned.stages.score:
-        found.see_styles()
+    if styles and pinned.stages.score and pinned.stages.score.english.embedding_space != "embedded":
+        found.see_styles()  # the embedded model knows photographs alone: it takes most of them for texts and logos
     with err.status("counting outcomes"):
         data = audited(root, pinned, dump, shards, found).to_json()
     page.write_text(render_page(data))

@@ -78,6 +78,7 @@ class Audit:
         self.shards = 0
         self.total = Group("all")
         self.dimensions: dict[str, dict[str, Group]] = {}
+        self.members: dict[str, Group] = {}  # samples that are in any group of a dimension: what its groups are against
         self.loosened = [Loosened(*described) for described in _numeric_gates(recipe)]
         self.style_model = ""
         self._styles: tuple[list[str], np.ndarray] | None = None
@@ -114,6 +115,8 @@ class Audit:
         rows = dict(self._groups(batch))
         for dimension, groups in rows.items():
             known = self.dimensions.setdefault(dimension, {})
+            members = self.members.setdefault(dimension, Group(dimension))
+            members.reasons.update(reason for of_row, reason in zip(groups, reasons, strict=True) if of_row)
             pairs = Counter((name, reason) for of_row, reason in zip(groups, reasons, strict=True) for name in of_row)
             for (name, reason), count in pairs.items():
                 known.setdefault(name, Group(name)).reasons[reason] += count
@@ -142,21 +145,23 @@ class Audit:
     def to_json(self) -> dict[str, Any]:
         """Plain data for the page and the UI."""
         filters = self.filters()
-        overall = self.total.kept / max(1, self.total.samples)
         return {
             "recipe": self.recipe.name,
             "dump": self.dump,
             "shards": self.shards,
             "filters": filters,
             "style_model": self.style_model,
-            "all": _described(self.total, filters, self.total, overall, 1),
+            "all": _described(self.total, filters, self.total, 1),
             "dimensions": {
-                dimension: self._dimension(groups, filters, overall) for dimension, groups in self.dimensions.items()
+                dimension: self._dimension(dimension, groups, filters)
+                for dimension, groups in self.dimensions.items()
+                if groups
             },
             "thresholds": [_loosened_json(one) for one in self.loosened if self.total.reasons[one.reason]],
         }
 
-    def _dimension(self, groups: dict[str, Group], filters: list[str], overall: float) -> list[dict[str, Any]]:
+    def _dimension(self, dimension: str, groups: dict[str, Group], filters: list[str]) -> dict[str, Any]:
+        members = self.members[dimension]
         largest = sorted(groups.values(), key=lambda group: (-group.samples, group.name))
         shown = largest[:_SHOWN]
         if largest[_SHOWN:]:
@@ -164,7 +169,10 @@ class Audit:
             for group in largest[_SHOWN:]:
                 rest.reasons.update(group.reasons)
             shown.append(rest)
-        return [_described(group, filters, self.total, overall, len(shown)) for group in shown]
+        return {
+            "all": _described(members, filters, members, 1),
+            "groups": [_described(group, filters, members, len(shown)) for group in shown],
+        }
 
     def _groups(self, batch: pa.RecordBatch) -> Iterable[tuple[str, list[tuple[str, ...]]]]:
         """Dimensions with the groups of each row; a row without a value is in none."""
@@ -279,8 +287,9 @@ def render_page(data: dict[str, Any]) -> str:
     return environment.from_string((resources.files("curation") / "reports" / "audit.html").read_text()).render(**data)
 
 
-def _described(group: Group, filters: list[str], everything: Group, overall: float, tests: int) -> dict[str, Any]:
-    """One line of a table. `leaning` where the interval, made wider for so many comparisons, excludes the overall."""
+def _described(group: Group, filters: list[str], everything: Group, tests: int) -> dict[str, Any]:
+    """One line of a table. `leaning` where the interval, made wider for so many comparisons, excludes everything's."""
+    overall = everything.kept / max(1, everything.samples)
     rate = group.kept / max(1, group.samples)
     low, high = wilson(group.kept, group.samples)
     wide_low, wide_high = wilson(group.kept, group.samples, 1 - 0.05 / tests)

@@ -38,7 +38,7 @@ def counted(rows: list[dict[str, object]]) -> dict:
 
 
 def groups(data: dict, dimension: str) -> dict[str, dict]:
-    return {group["group"]: group for group in data["dimensions"][dimension]}
+    return {group["group"]: group for group in data["dimensions"][dimension]["groups"]}
 
 
 def test_keep_rates_before_and_after_each_filter() -> None:
@@ -119,7 +119,9 @@ def test_an_audit_of_a_run(world: World) -> None:
     assert data["shards"] == 1
     assert data["all"]["samples"] == 5
     assert data["filters"] == ["text_too_short", "download fault", "too_small"]
-    assert sum(group["samples"] for group in data["dimensions"]["domain"]) == 5
+    assert sum(group["samples"] for group in data["dimensions"]["domain"]["groups"]) == 5
+    fetched = data["dimensions"]["resolution, shorter side"]["all"]
+    assert (fetched["samples"], fetched["kept"]) == (3, 2)  # the one that is gone has no resolution to be compared by
     assert "By domain" in render_page(data)
     with pytest.raises(ConfigError, match="no score stage"):
         Audit(pinned).see_styles()
