@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from curation import dumps
 from curation.errors import ConfigError
-from curation.pipeline import localise, pin, save_recipe
+from curation.pipeline import fingerprint, localise, pin, save_recipe
+from curation.receipt import table_key
 from curation.recipe import Recipe
 from curation.stages.base import Join, Stage
 from curation.store import Store
@@ -55,6 +56,30 @@ def plan(
     key = save_recipe(pinned, store)
     store.write_bytes(_note_key(dump, recipe.name), json.dumps({"recipe": key}).encode())
     return Block(dump, wanted, key)
+
+
+def parse_blocks(text: str | None, n_shards: int) -> list[int]:
+    """ "0-3,7" -> [0, 1, 2, 3, 7]; empty or None -> all blocks of so many shards. Raises ConfigError."""
+    count = -(-n_shards // BLOCK_SHARDS)
+    wanted = parse_shards(text)
+    if wanted is None:
+        return list(range(count))
+    if beyond := [number for number in wanted if number >= count]:
+        raise ConfigError(f"blocks: {beyond[0]} is beyond the dump's {n_shards} shards, blocks 0 to {count - 1}")
+    return wanted
+
+
+def unfinished(store: Store, recipe: Recipe, dump: str) -> list[int]:
+    """Blocks of a registered dump of which a shard's last table is missing, by one listing, not a look at each.
+
+    recipe  pinned
+    """
+    last = recipe.stage_names[-1]
+    folder = table_key(dump, last, fingerprint(recipe, last), 0).rpartition("/")[0]
+    done = {entry.key for entry in store.entries(f"{folder}/")}
+    n_shards = len(dumps.archives_of(store, dump, recipe.stages.extract.archive))
+    missing = (shard for shard in range(n_shards) if f"{folder}/{shard:05d}.parquet" not in done)
+    return sorted({shard // BLOCK_SHARDS for shard in missing})
 
 
 def recipe_key(store: Store, dump: str, recipe_name: str | None = None) -> str:

@@ -17,17 +17,14 @@ one slot of the pool `index`. Only outages, timeouts and lost workers are retrie
 fails at once and says why.
 """
 
-import os
 from collections.abc import Callable
 from datetime import timedelta
-from importlib.resources import files
 from typing import Any
 
-from airflow.sdk import ExceptionRetryPolicy, Param, RetryAction, RetryRule, dag, get_current_context, task, task_group
+from airflow.sdk import Param, dag, get_current_context, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
+from curation_dags import DEFAULT_ARGS, RECIPES, store
 
-RECIPES = sorted(path.name.removesuffix(".yaml") for path in (files("curation") / "recipes").iterdir())
-HEALS = ["curation.errors.OutageError", "airflow.sdk.exceptions.AirflowTaskTimeout"]
 LABEL = "{{ '%05d' % task.op_kwargs.shard }}"
 MAPPED = {"map_index_template": LABEL, "trigger_rule": "none_failed"}  # go on where the recipe leaves out a stage
 TEXTS = {
@@ -46,13 +43,6 @@ FIELDS = {
     "recipe": {"default": "laion-5b-en", "type": "string", "enum": RECIPES},
     "overrides": {"default": {}, "type": "object"},
 }
-
-
-def store() -> Any:
-    """Open the store: on a fleet the same s3:// root on every worker."""
-    from curation.store import Store
-
-    return Store(os.environ.get("CURATION_STORE", "var/store"))
 
 
 def pinned(recipe: str) -> Any:
@@ -84,14 +74,7 @@ def stage(name: str, hours: float, **settings: Any) -> Callable[..., Any]:
     params={name: Param(title=name.title(), description=TEXTS[name], **schema) for name, schema in FIELDS.items()},
     doc_md=__doc__,
     tags=["dataset"],
-    default_args={
-        "owner": "curation",
-        "retries": 3,
-        "retry_delay": timedelta(minutes=1),
-        "retry_exponential_backoff": 2,
-        "max_retry_delay": timedelta(minutes=30),
-        "retry_policy": ExceptionRetryPolicy([RetryRule(HEALS, RetryAction.DEFAULT)], default=RetryAction.FAIL),
-    },
+    default_args=DEFAULT_ARGS,
 )
 def curate_block() -> None:
     """Wire plan >> extract >> match_pairs >> (pairs .. score) >> match >> (dedup .. export) >> publish."""

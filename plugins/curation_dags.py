@@ -1,0 +1,40 @@
+"""What all DAG files of the project share: how tasks are retried, where the store is, which recipes there are."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from importlib.resources import files
+from typing import Any
+
+from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+
+RECIPES = sorted(path.name.removesuffix(".yaml") for path in (files("curation") / "recipes").iterdir())
+HEALS = ["curation.errors.OutageError", "airflow.sdk.exceptions.AirflowTaskTimeout"]
+DEFAULT_ARGS = {
+    "owner": "curation",
+    "retries": 3,
+    "retry_delay": timedelta(minutes=1),
+    "retry_exponential_backoff": 2,
+    "max_retry_delay": timedelta(minutes=30),
+    "retry_policy": ExceptionRetryPolicy([RetryRule(HEALS, RetryAction.DEFAULT)], default=RetryAction.FAIL),
+}
+"""Outages, timeouts and lost workers are retried; a bad shard or a wrong setting fails at once."""
+
+
+def store() -> Any:
+    """Open the store: on a fleet the same s3:// root on every worker."""
+    from curation.store import Store
+
+    return Store(os.environ.get("CURATION_STORE", "var/store"))
+
+
+def block_runs(dump: str, blocks: Iterable[int], shared: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Runs of curate_block to trigger, named after all that they depend on, so that a second trigger is a rerun."""
+    runs = []
+    for number in blocks:
+        conf = {"dump": dump, "block": number, **shared}
+        digest = hashlib.sha256(json.dumps(conf, sort_keys=True).encode()).hexdigest()[:8]
+        runs.append({"trigger_run_id": f"{dump}__block_{number:03d}__{digest}", "conf": conf})
+    return runs
