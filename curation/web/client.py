@@ -160,7 +160,7 @@ class Fetcher:
             self._check_budgets()
             with self._hosts.using(_origin(current)) as host:
                 await self._check_robots(current, host)
-                if self._limits.respect_tdm and host.answered:
+                if self._limits.respect_tdm and self._limits.respect_robots:
                     await self._tdm(current, host)  # now, so that no picture has to wait for it half-way
                 async with self._paced(host):
                     response, location = await self._once(current, host, with_body)
@@ -355,8 +355,11 @@ class Fetcher:
         return await asyncio.shield(host.tdm)
 
     async def _tdmrep(self, url: str, host: Host) -> bytes:
+        # where robots.txt is not asked, a picture holds the slot and waits, since its host may be dead
+        slot = self._throttle if self._limits.respect_robots else contextlib.nullcontext()
         try:
-            _, body = await self._small(urljoin(url, "/.well-known/tdmrep.json"), host, _TDMREP_BYTES)
+            async with slot:
+                _, body = await self._small(urljoin(url, "/.well-known/tdmrep.json"), host, _TDMREP_BYTES)
         except _Refused:
             return b""
         host.rules_bytes += len(body)

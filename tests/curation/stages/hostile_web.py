@@ -31,7 +31,7 @@ def huge_png() -> bytes:
 
 
 def long_gif() -> bytes:
-    frames = [Image.new("P", (40, 30), n % 256) for n in range(500)]
+    frames = [Image.new("P", (8, 8), n % 256) for n in range(10_000)]
     out = io.BytesIO()
     frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
     return out.getvalue()
@@ -73,6 +73,13 @@ SITE: dict[str, bytes | list[bytes]] = {
     "/reset": response(CAT[:5000], Content_Length=str(len(CAT))) + RESET,
     "/short": response(CAT[:5000], Content_Length=str(len(CAT))),
     "/understated": response(CAT, Content_Length="5000"),
+    "/chunked": response()
+    .replace(b"Content-Length: %d" % len(CAT), b"Transfer-Encoding: chunked")
+    .replace(b"\r\n\r\n", b"\r\n\r\n%x\r\n" % len(CAT), 1)
+    + b"\r\n0\r\n\r\n",
+    "/chunked-short": response()
+    .replace(b"Content-Length: %d" % len(CAT), b"Transfer-Encoding: chunked")
+    .replace(b"\r\n\r\n", b"\r\n\r\n%x\r\n" % (2 * len(CAT)), 1),
     "/announced": response(b"x", Content_Length=str(1 << 40)),
     "/slow-body": response(CAT[:500], Content_Length=str(len(CAT))) + STALL,
     "/slow-head": b"HTTP/1.1 200 OK\r\nX-A: b\r\n" + STALL,

@@ -2,21 +2,28 @@
 
 import hashlib
 import io
+import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from curation.errors import OutageError
 from curation.schema import schema
 from curation.stages.download import Download
-from tests.curation.stages.hostile_web import CAT, Web
+from tests.curation.stages.hostile_web import CAT, SITE, Web, response
 
 
 def batch_of(urls: list[str], **columns: list) -> pa.RecordBatch:
@@ -91,6 +98,8 @@ def test_a_redirect_is_followed_and_kept(web: Client) -> None:
         ("/reset", "truncated_body"),
         ("/short", "truncated_body"),
         ("/announced", "too_large"),
+        ("/chunked", None),
+        ("/chunked-short", "truncated_body"),
         ("/slow-body", "timeout"),
         ("/slow-head", "timeout"),
         ("/long-head", "bad_http"),
@@ -272,3 +281,133 @@ def test_a_proxy_is_asked_for_the_whole_url(web: Client) -> None:
     )
     assert row["http_status"] == 404
     assert web.web.asked["a.testhttp://a.test/cat.jpg"] == 1
+
+
+def entering(web: Client, urls: list[str], columns: dict[str, list], **settings: object) -> list[dict]:
+    stage = Download(**{"connect_to": {"*.test": web.address}, "timeout_s": 0.6, "attempts": 1} | settings)
+    (table,) = stage(iter([batch_of(urls, **columns)]), Counter())
+    return table.to_pylist()
+
+
+def test_a_page_that_refuses_keeps_its_pictures(web: Client) -> None:
+    urls, pages = ["http://a.test/cat.jpg", "http://a.test/png", "http://a.test/404"], [True, False, None]
+    rows = entering(web, urls, {"page_opt_out": pages})
+    assert [row["fault"] for row in rows] == ["opt_out_meta", None, "http_404"]
+    assert rows[0]["consent"] == "the page's meta robots"
+    assert "a.test/cat.jpg" not in web.web.asked
+    rows = entering(web, urls, {"page_opt_out": pages}, respect_page=False)
+    assert rows[0]["fault"] is None
+
+
+def test_a_picture_is_compared_with_the_one_expected(web: Client) -> None:
+    first = web.row("/cat.jpg")
+    near = f"{int(first['phash'], 16) ^ 0b111:016x}"
+    expected = {
+        "expected_sha256": [first["sha256"].upper(), "0" * 64, None, "0" * 64],
+        "expected_phash": [None, near, first["phash"], None],
+    }
+    rows = entering(web, [*["http://a.test/cat.jpg"] * 3, "http://a.test/404"], expected)
+    assert [row["identity"] for row in rows] == ["same", "changed", None, None]
+    assert [row["phash_distance"] for row in rows] == [None, 3, 0, None]
+
+
+def test_bytes_under_many_urls_of_a_host_are_counted(web: Client) -> None:
+    urls = [f"http://a.test/cat.jpg?{n}" for n in range(6)] + ["http://a.test/cat.jpg?0", "http://a.test/png"]
+    tables = web.tables([urls, ["http://b.test/cat.jpg", "http://a.test/cat.jpg?9", "http://a.test/404"]])
+    found = [[row["same_on_host"] for row in table.to_pylist()] for table in tables]
+    assert found == [[7] * 7 + [1], [1, 7, None]]  # also where the last of them comes in a later batch
+
+
+def test_a_url_that_stands_there_twice_is_fetched_once(web: Client) -> None:
+    rows = web.rows(*["http://a.test/cat.jpg"] * 5)
+    assert web.web.asked["a.test/cat.jpg"] == 1
+    assert len({row["sha256"] for row in rows}) == 1
+    assert all(row["image"] == rows[0]["image"] for row in rows)
+
+
+def test_exif_fields_are_kept_where_asked_for(web: Client) -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x8298], exif[0x0112] = "Camera Works", "\xa9 A. Photographer", 6
+    exif.get_ifd(0x8769)[0x9003] = "2019:05:04 03:02:01"
+    out = io.BytesIO()
+    Image.open(io.BytesIO(CAT)).save(out, "JPEG", exif=exif)
+    SITE["/exif"] = response(out.getvalue())
+    row = web.row("/exif", exif_fields=["Make", "DateTimeOriginal", "Artist"])
+    assert json.loads(row["exif"]) == {"Make": "Camera Works", "DateTimeOriginal": "2019:05:04 03:02:01"}
+    assert (row["original_width"], row["original_height"]) == (300, 451)
+    assert web.row("/exif")["exif"] is None
+
+
+def test_a_later_recheck_asks_by_the_same_rules_and_fetches_no_body(web: Client) -> None:
+    urls = ["http://a.test/cat.jpg", "http://a.test/noai", "http://a.test/tdm", "http://a.test/404"]
+    urls += ["http://closed.test/cat.jpg", "http://reserved.test/private/cat"]
+    stage = Download(connect_to={"*.test": web.address}, timeout_s=0.6, attempts=1)
+    assert list(stage.recheck(urls)) == [
+        (urls[0], None, None),
+        (urls[1], "opt_out_header", "X-Robots-Tag: noarchive, NoAI"),
+        (urls[2], "opt_out_tdm", "tdm-reservation: 1"),
+        (urls[3], "http_404", None),
+        (urls[4], "robots_disallowed", "robots.txt: /cat.jpg"),
+        (urls[5], "opt_out_tdm", "tdmrep.json: /private/"),
+    ]
+
+
+def test_retry_after_holds_for_the_whole_host(web: Client) -> None:
+    began = time.monotonic()
+    rows = web.rows("http://a.test/later", "http://a.test/cat.jpg", attempts=2, per_host=1, timeout_s=5.0)
+    assert {row["fault"] for row in rows} == {None}
+    assert time.monotonic() - began >= 1.0
+
+
+def test_names_that_do_not_resolve(web: Client) -> None:
+    rows = web.rows("http://nowhere.invalid/x", "http://a.test/cat.jpg")
+    assert [row["fault"] for row in rows] == ["dns_failed", None]
+
+
+def test_a_name_that_resolves_to_a_private_address(web: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([["10.0.0.1"], ["169.254.169.254"], ["127.0.0.1"]])
+    monkeypatch.setattr("curation.web.guard._addresses", lambda host: next(answers))
+    rows = web.rows(*(f"http://rebinds{n}.example/x" for n in range(3)))
+    assert {row["fault"] for row in rows} == {"address_refused"}
+    assert web.web.asked == Counter()
+
+
+def test_settings_that_do_not_fit_in_memory_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"memory_bytes: .* give at least \d+"):
+        Download(memory_bytes=512 << 20)
+    with pytest.raises(ValidationError) as caught:
+        Download(connections=8192)
+    least = int(str(caught.value).partition("at least ")[2].partition(",")[0])
+    assert Download(connections=8192, memory_bytes=least)._plan().decoders == 1
+
+
+def test_a_task_that_is_killed_leaves_nothing_and_is_done_again(web: Client, tmp_path: Path) -> None:
+    web.web.delay_s = 0.3
+    script = f"""
+import sys
+from collections import Counter
+from pathlib import Path
+from curation.stages.download import Download
+from curation.store import Store
+from tests.curation.stages.test_download import batch_of
+stage = Download(connect_to={{"*.test": "{web.address}"}}, per_host=2)
+urls = [f"http://a.test/cat.jpg?{{n}}" for n in range(60)]
+with Store(sys.argv[1]).write_table("dumps/d/download-x/00000.parquet", stage.produces) as writer:
+    for table in stage(iter([batch_of(urls[:30]), batch_of(urls[30:])]), Counter()):
+        writer.write(table)
+"""
+    root = Path(__file__).resolve().parents[3]
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)})
+    while web.web.asked.total() < 12:
+        time.sleep(0.05)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive  # decoders end with their parent, however it ends
+    assert list(tmp_path.rglob("*.parquet")) == []
+    web.web.delay_s = 0.0
+    subprocess.run(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, check=True, timeout=60)
+    (table,) = tmp_path.rglob("*.parquet")
+    assert pq.read_table(table)["fault"].null_count == 60

@@ -39,7 +39,7 @@ def test_an_http2_stream_without_room_is_asked_for_again_where_it_can_wait(tmp_p
             response = await fetcher.fetch(f"https://big.test/{n}.jpg")
             assert response.fault is None
             assert bytes(response.body) == body
-            await asyncio.sleep(0.02)  # as long as a decoder takes
+            await asyncio.sleep(1)  # as long as a slow decoder takes
             response.share.release()
 
         await asyncio.wait_for(asyncio.gather(*(one(n) for n in range(12))), 30)
@@ -49,6 +49,22 @@ def test_an_http2_stream_without_room_is_asked_for_again_where_it_can_wait(tmp_p
         room = {"room_bytes": 5 << 20, "max_bytes": 1 << 20}
         using(work, address, ca_file=str(authority.ca_file), **room)
     assert 0 < asked["http/1.1"] < 12
+
+
+def test_waiting_for_room_is_no_timeout() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1 << 20) + bytes(1 << 20)
+
+    async def work(fetcher: Fetcher) -> None:
+        async def one(n: int) -> None:
+            response = await fetcher.fetch(f"http://h{n}.test/x")
+            assert response.fault is None
+            await asyncio.sleep(0.4)
+            response.share.release()
+
+        await asyncio.gather(*(one(n) for n in range(8)))
+
+    with serving(lambda: Http1(answer), None) as address:
+        using(work, address, room_bytes=4 << 20, max_bytes=1 << 20, timeout_s=0.7)
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
