@@ -126,6 +126,19 @@ def test_zstd_frames_behind_a_dictionary(packed_dictionary: bool) -> None:
     assert tally["archive_truncated"] == 1
 
 
+@pytest.mark.parametrize("form", ["plain", "gzip", "zstd", "one-zstd-frame"])
+def test_forms_of_a_warc(form: str) -> None:
+    records = [warc_record(HTML.encode() + bytes([65 + i]), i) for i in range(20)]
+    compress = {"plain": bytes, "gzip": gzip.compress, "zstd": zstandard.compress}.get(form)
+    data = b"".join(map(compress, records)) if compress else zstandard.compress(b"".join(records))
+    tally: Counter[str] = Counter()
+    pages = list(read_pages(io.BytesIO(data), "x", tally, max_record_bytes=MiB, max_page_bytes=MiB))
+    assert [page.url for page in pages] == [f"http://a.example/{i}" for i in range(20)]
+    assert not tally["records_bad"]
+    if compress:
+        assert pages[7].offset == len(b"".join(map(compress, records[:7])))
+
+
 @given(
     st.lists(
         st.one_of(
