@@ -238,19 +238,34 @@ def demo_crawl(
 @app.command("index-evalset")
 def index_evalset(
     name: Annotated[str, typer.Argument(help="Name that recipes use: stages.leakage.evalsets.")],
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of pictures.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, help="Pictures, Parquet, WebDataset, a dataset saved by `datasets`, LLaVA's or VQA's JSON."
+        ),
+    ],
+    images: Annotated[Path | None, typer.Option(help="Where a JSON's pictures lie; by default beside it.")] = None,
+    model: Annotated[str, typer.Option(help="Embed the pictures too: embedded, or an architecture of open_clip.")] = "",
+    pretrained: Annotated[str, typer.Option(help="Tag or file of the architecture's weights.")] = "",
     store: StoreRoot = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Index the pictures of an evaluation set, so that leakage can find them in the crawl.
+    """Index the pictures and texts of an evaluation set, so that leakage can find them in the crawl.
 
     * `curation index-evalset coco-val data/coco/val2017`
+
+    * `curation index-evalset vqa-val data/vqa/questions.json --images data/coco/val2014 --model embedded`
     """
-    from curation.evalsets import index_folder
+    from curation.evalsets import index_evalset as index
     from curation.store import Store
 
+    describe, space = None, ""
+    if model:
+        from curation.models.clip import embedding_space, load_clip
+
+        describe, space = load_clip(model, pretrained or None).embed_images, embedding_space(model, pretrained or None)
     with err.status("hashing pictures"):
-        key = index_folder(Store(store), name, folder)
+        key = index(Store(store), name, path, images=images, describe=describe, space=space)
     if as_json:
         _print_json({"name": name, "key": key})
     else:
