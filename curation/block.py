@@ -38,6 +38,8 @@ def plan(
         raise ConfigError(f"block {block}: blocks are numbered from 0")
     kind = recipe.stages.extract.archive
     count = dumps.register(store, dump, source or dump, kind)
+    if kind == "url_table":
+        dumps.check_table(store, dump, recipe.stages.extract.table_columns)
     if shards is None:
         wanted = list(range(block * BLOCK_SHARDS, min((block + 1) * BLOCK_SHARDS, count)))
         if not wanted:

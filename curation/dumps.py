@@ -6,9 +6,10 @@ import gzip
 import json
 from functools import lru_cache
 
-from curation.errors import ConfigError
-from curation.sources.archives import ArchiveKind, list_archives
+from curation.errors import BadShardError, ConfigError
+from curation.sources.archives import ArchiveKind, list_archives, open_archive
 from curation.sources.common_crawl import KNOWN_DUMPS, fetch_dumps
+from curation.sources.url_table import Columns, check_columns
 from curation.store import Store
 
 _LIST = "dumps.json"
@@ -44,6 +45,16 @@ def register(store: Store, dump: str, source: str, kind: ArchiveKind) -> int:
         content = gzip.compress(json.dumps(archives).encode(), mtime=0)
         store.write_bytes(_key(dump, kind), content, if_absent=True)
     return len(archives_of(store, dump, kind))
+
+
+def check_table(store: Store, dump: str, columns: Columns) -> None:
+    """Raise ConfigError when the first of the dump's URL tables lacks a column that extract would look for."""
+    first = archive(store, dump, 0, "url_table")
+    try:
+        with open_archive(first) as stream:
+            check_columns(stream, first, columns)
+    except BadShardError as error:
+        raise ConfigError(str(error)) from error
 
 
 def archives_of(store: Store, dump: str, kind: str) -> list[str]:

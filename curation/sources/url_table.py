@@ -77,6 +77,15 @@ def shard_locations(stream: BinaryIO, path: str) -> list[str]:
     return [f"{path}#rows={first}-{min(first + SHARD_ROWS, rows)}" for first in range(0, rows, SHARD_ROWS)]
 
 
+def check_columns(stream: BinaryIO, location: str, columns: Columns) -> None:
+    """Raise BadShardError, naming the field to set, when the table lacks a column; reads its head alone."""
+    path, _ = split_location(location)
+    try:
+        _named(columns, _opened(stream).names, path)
+    except _DAMAGE as error:
+        raise _no_table(path, error) from error
+
+
 def read_rows(stream: BinaryIO, location: str, tally: Counter[str], columns: Columns) -> Iterator[Row]:
     """Yield the rows of a shard in order, but for those without a URL.
 

@@ -103,6 +103,11 @@ class Extract(Stage):
         """Every column whose producer is extract."""
         return schema.schema(*_COLUMNS)
 
+    @property
+    def table_columns(self) -> url_table.Columns:
+        """Columns of a URL table that the settings name."""
+        return url_table.Columns(self.url_column, self.text_column, self.sha256_column, self.phash_column)
+
     def read(self, stream: BinaryIO, location: str, tally: Tally) -> Iterator[pa.RecordBatch]:
         """Yield the archive's candidates in batches of at most 4,096 rows.
 
@@ -130,9 +135,8 @@ class Extract(Stage):
 
     def _read_table(self, stream: BinaryIO, location: str, tally: Tally) -> Iterator[pa.RecordBatch]:
         path, _ = url_table.split_location(location)
-        names = url_table.Columns(self.url_column, self.text_column, self.sha256_column, self.phash_column)
         rows = _Rows(self, path)
-        for number, url, raw, sha256, phash in url_table.read_rows(stream, location, tally, names):
+        for number, url, raw, sha256, phash in url_table.read_rows(stream, location, tally, self.table_columns):
             tally["links_seen"] += 1
             text = clean_text(raw, self.max_text_chars)
             if not text:

@@ -7,8 +7,10 @@ from threading import Thread
 
 import pytest
 
-from curation.dumps import known_dumps, refresh_dumps
-from curation.errors import BadShardError
+from curation.block import plan
+from curation.dumps import archives_of, known_dumps, refresh_dumps
+from curation.errors import BadShardError, ConfigError
+from curation.recipe import load_recipe
 from curation.sources.common_crawl import KNOWN_DUMPS, is_dump
 from curation.store import Store
 
@@ -53,3 +55,15 @@ def test_the_list_is_renewed_and_kept(tmp_path: Path, monkeypatch: pytest.Monkey
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_a_table_without_the_columns_stops_the_plan(tmp_path: Path) -> None:
+    crawl = tmp_path / "tables"
+    crawl.mkdir()
+    (crawl / "a.csv").write_text("link,words\na,b\n")
+    store, settings = Store(tmp_path / "store"), {"stages.extract.archive": "url_table", "stages.leakage.evalsets": []}
+    with pytest.raises(ConfigError, match=r"found link, words; name it: stages\.extract\.url_column"):
+        plan(store, load_recipe("demo", settings), "mine", str(crawl))
+    named = settings | {"stages.extract.url_column": "link", "stages.extract.text_column": "words"}
+    assert plan(store, load_recipe("demo", named), "mine", str(crawl)).shards == [0]
+    assert archives_of(store, "mine", "url_table") == [f"{crawl}/a.csv#rows=0-1"]
