@@ -191,7 +191,7 @@ def _rewrite(store: Store, recipe: Recipe, version: str, place: tuple[str, int],
     """A shard's files without the samples of these keys; the others keep their keys and their bytes."""
     keys = output_keys(recipe.name, recipe.publish, version, *place)
     before = {kind_of(file.key): file.key for file in part.files}
-    quality = Quality()
+    quality = Quality(recipe.publish.perplexity_model)
     with ExitStack() as spools:
         paths = {kind: spools.enter_context(store.spool(keys[kind])) for kind in before}
         for kind, path in paths.items():

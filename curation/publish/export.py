@@ -153,7 +153,7 @@ def _write(
     counts: Counter[str] = Counter()
     candidates: Counter[str] = Counter()
     kept_of: Counter[str] = Counter()
-    quality = Quality()
+    quality = Quality(recipe.publish.perplexity_model)
     with contextlib.ExitStack() as stack:
         outputs = Outputs(stack, recipe.publish, paths)
         table = stack.enter_context(_table(paths["metadata"], schema)) if "metadata" in paths else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -39,7 +40,8 @@ OTHERS = "(others)"
 class Quality:
     """Sums and histograms of one shard; they add up over shards."""
 
-    def __init__(self) -> None:
+    def __init__(self, perplexity_model: str = "") -> None:
+        self._perplexity_model = perplexity_model
         self._samples = 0
         self._histograms = {name: np.zeros(_BINS, np.int64) for name in _RANGES}
         self._sums = dict.fromkeys(_RANGES, 0.0)
@@ -94,7 +96,16 @@ class Quality:
             "groups": {name: _largest(counts, _DOMAINS_A_SHARD) for name, counts in self._groups.items()},
             "flags": {name: _largest(counts, _LARGEST) for name, counts in self._flags.items()},
             "lexical": diversity(self._texts),
+            "nll": self._likelihood(),
         }
+
+    def _likelihood(self) -> list[float]:
+        """Negative log-likelihood of the shard's first captions and its number of tokens; zeros where not measured."""
+        if not self._perplexity_model:
+            return [0.0, 0]
+        from curation.publish.perplexity import negative_log_likelihood  # torch: only for who asks
+
+        return list(negative_log_likelihood(self._texts, self._perplexity_model))
 
 
 def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -122,6 +133,7 @@ def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for name, value in part["lexical"].items():
             weight = 1 if name == "words" else part["lexical"]["words"]
             lexical[name] = lexical.get(name, 0.0) + value * weight
+    nats, tokens = (sum(part["nll"][at] for part in parts) for at in (0, 1))
     measured = [name for name in _RANGES if counted[name]]
     words = int(lexical.pop("words", 0))
     return {
@@ -140,6 +152,7 @@ def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "lexical": {name: round(value / words, 4) for name, value in lexical.items()} | {"words": words}
         if words
         else {},
+        "perplexity": round(math.exp(nats / tokens), 4) if tokens else None,
     }
 
 

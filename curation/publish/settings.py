@@ -49,6 +49,10 @@ class Publish(BaseModel):
         12, ge=1, le=16, description="bits of 64 by which the pHash of two pictures of a record may differ"
     )
     seed: int = Field(0, ge=0, description="of the choice of templates")
+    perplexity_model: str = Field(
+        "",
+        description="causal LM of transformers, a folder or a name, that tells the captions' perplexity; empty: none",
+    )
     release: Release = Release()
 
     @model_validator(mode="after")
