@@ -1,6 +1,6 @@
 """HTTP requests by libcurl within asyncio: HTTP/2 where offered, connections shared, addresses pinned, bodies paused.
 
-Why libcurl and not aiohttp or httpx: docs/decisions/0006-http-client.md.
+Why libcurl and not aiohttp or httpx: docs/decisions/0007-http-client.md.
 """
 
 from __future__ import annotations
