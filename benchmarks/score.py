@@ -17,9 +17,11 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import resource
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -29,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
+TARS = 16  # a worker of clip-retrieval's takes one or more
 CAPTIONS = (
     "a cat looks at the camera",
     "a cup of coffee on a wooden table, seen from above",
@@ -38,7 +41,7 @@ CAPTIONS = (
 
 
 def build(folder: Path, n: int) -> None:
-    """Write n JPEGs of 256 px short side with captions, and the same as a table."""
+    """Write n JPEGs of 256 px short side with captions, and the same as a table and as tars."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from PIL import Image
@@ -61,6 +64,11 @@ def build(folder: Path, n: int) -> None:
         (folder / f"{number:06d}.txt").write_text(caption)
         rows.append({"image": file.getvalue(), "text": caption, "partition": "en"})
     pq.write_table(pa.Table.from_pylist(rows), folder / "table.parquet", row_group_size=1024)
+    for part in range(TARS):
+        with tarfile.open(folder / f"{part:02d}.tar", "w") as tar:
+            for number in range(part, n, TARS):
+                for suffix in ("jpg", "txt"):
+                    tar.add(folder / f"{number:06d}.{suffix}", f"{number:06d}.{suffix}")
 
 
 def weights_of(folder: Path, model: str, pretrained: str | None) -> str | None:
@@ -128,19 +136,30 @@ def plain(folder: Path, model: str, weights: str | None, batch: int) -> Callable
 
 
 def clip_retrieval(folder: Path, model: str, weights: str | None, batch: int) -> Callable[[], int]:
-    """clip-retrieval's own reader, mapper and writer, its loader of open_clip's models."""
+    """clip-retrieval's own reader, mapper and writer, its loader of open_clip's models.
+
+    From a tar: its reader of folders looks for pictures under the names of the texts (2.45.0) and finds none.
+    """
     from all_clip import load_clip
     from clip_retrieval.clip_inference.worker import worker
 
     name = f"open_clip:{model}/{weights}"
-    load_clip(clip_model=name, use_jit=False, warmup_batch_size=min(batch, 256))  # cached: the worker finds it loaded
+    # with the very arguments of the worker, which then finds it loaded and warm
+    load_clip(clip_model=name, use_jit=False, warmup_batch_size=batch, clip_cache_path=None)
 
     def work() -> int:
         with tempfile.TemporaryDirectory() as output:
             worker(
-                tasks=[0], input_dataset=str(folder), output_folder=output, output_partition_count=1,
-                input_format="files", batch_size=batch, num_prepro_workers=4, clip_model=name, use_jit=False,
-            )  # fmt: skip
+                tasks=[0],
+                input_dataset=sorted(map(str, folder.glob("*.tar"))),
+                output_folder=output,
+                output_partition_count=1,
+                input_format="webdataset",
+                batch_size=batch,
+                num_prepro_workers=min(TARS, len(os.sched_getaffinity(0))),
+                clip_model=name,
+                use_jit=False,
+            )
             return sum(len(np.load(file)) for file in Path(output).glob("img_emb/*.npy"))
 
     return work
