@@ -14,7 +14,7 @@ from datetime import datetime
 
 from curation.errors import ConfigError
 from curation.publish import condemned
-from curation.publish.parts import Part, manifest_key, plans, version_folder
+from curation.publish.parts import Part, manifest_key, plans, version_folder, withdrawn_key
 from curation.publish.verify import read_manifest
 from curation.store import Store
 
@@ -84,6 +84,8 @@ class _Named:
             if store.exists(manifest_key(recipe, plan.version)):
                 self._files.update(file["key"] for file in read_manifest(store, recipe, plan.version)["files"])
                 self._notes(recipe, plan.version)
+            elif store.exists(withdrawn_key(recipe, plan.version)):
+                continue
             elif _seconds(plan.created_at) >= planned_since:
                 folder = f"{version_folder(recipe, plan.version)}/"
                 self._folders.add(folder)

@@ -1,5 +1,6 @@
 import json
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,12 @@ def test_shards_without_a_hit_are_shared_and_the_rest_is_removed(world: World) -
     assert sorted(receipt["removed"]) == sorted(before["parts"][0]["files"])
     assert world.store.read_receipt(after["parts"][0]["files"][0]).dropped["tombstone"] == 1
     assert json.loads(world.store.read_bytes("datasets/small/latest.json"))["version"] == after["version"]
+    now = time.time()
+    collect(world.store, now=now)
+    assert collect(world.store, now=now + 90_000).removed  # what is left of the withdrawn version
+    left = {entry.key for entry in world.store.entries(f"datasets/small/{first}/")}
+    assert left == {f"datasets/small/{first}/withdrawn.json", *before["parts"][1]["files"]}
+    assert verify(world.store, "small", "latest") == []
     again = take_down(world.store, targets_of([("url", CAT)]))
     assert again["n_samples"] == 0
     assert again["versions"] == {}
