@@ -89,6 +89,7 @@ def run(
     from curation.local import run_block
     from curation.pipeline import saved_recipe
     from curation.progress_bars import Bars
+    from curation.publish.release import held_back
     from curation.recipe import load_recipe
     from curation.reports.funnel import funnel, render
     from curation.store import Store
@@ -101,12 +102,15 @@ def run(
     with Bars(err) as bars:
         outcome = run_block(root, pinned, planned, bars, until=until, workers=workers)
     found = funnel(root, pinned, dump, planned.shards)
+    held = held_back(root, outcome.manifest)
     if as_json:
-        _print_json(found.to_json() | {"manifest": outcome.manifest, "failed": outcome.failed})
+        _print_json(found.to_json() | {"manifest": outcome.manifest, "held": held, "failed": outcome.failed})
     else:
         out.print(render(found))
         if outcome.manifest:
             out.print(f"dataset version: {root.root}/{outcome.manifest.rpartition('/')[0]}", highlight=False)
+    for reason in held:
+        _say(f"held, latest does not move: {reason}", "yellow")
     for problem in outcome.failed.values():
         _say(problem, "red")
     if outcome.failed:

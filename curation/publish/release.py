@@ -153,6 +153,14 @@ def held_by(manifest: dict[str, Any], approval: Approval | None) -> list[str]:
     return held
 
 
+def held_back(store: Store, manifest: str) -> list[str]:
+    """Why the version of this manifest (its key; "" for none) is not released; empty: nothing holds it."""
+    if not manifest:
+        return []
+    _, recipe_name, version, _ = manifest.split("/")
+    return held_by(json.loads(store.read_bytes(manifest)), read_approval(store, recipe_name, version))
+
+
 def read_approval(store: Store, recipe_name: str, version: str) -> Approval | None:
     """The approval of a version, None when there is none."""
     try:

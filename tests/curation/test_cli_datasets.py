@@ -55,6 +55,16 @@ def test_publish_export_diff_release_takedown_and_log(world: World, tmp_path: Pa
     assert json.loads(command("gc", *root, "--json"))["removed"] == []
 
 
+def test_a_run_says_that_its_version_is_held(world: World) -> None:
+    settings = ("--set", f"stages.download.connect_to={json.dumps(world.connect_to)}")
+    settings += ("--set", "publish.release.approval=true", "--store", world.store.root)
+    done = json.loads(
+        command("run", str(world.recipe_file), "--dump", "crawl", "--source", str(world.crawl), *settings, "--json")
+    )
+    assert done["held"] == ["approval: nobody has approved this version yet"]
+    assert latest(world.store, "small") == ""
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
