@@ -1,10 +1,14 @@
+import functools
+import hashlib
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from curation.errors import ConfigError
 from curation.pipeline import fingerprint, judged_fingerprint, localise, pin, save_recipe, saved_recipe, upstream
-from curation.recipe import load_recipe
+from curation.recipe import Recipe, load_recipe
 from curation.stages.safety import Safety
 from curation.store import Store
 
@@ -70,3 +74,33 @@ def test_pin_refuses_what_is_absent(tmp_path: Path) -> None:
         pin(load_recipe("demo", BASE | {"stages.safety.known_hashes": str(tmp_path / "absent.txt")}), store)
     with pytest.raises(ConfigError, match=r"stages\.leakage\.evalsets: no evaluation set 'coco'.*index-evalset coco"):
         pin(load_recipe("demo", {"stages.leakage.evalsets": ["coco"]}), store)
+
+
+def test_heads_are_pinned_from_a_url_and_from_a_file(tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "sac+logos.pth").write_bytes(b"weights")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(served))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    store = Store(tmp_path / "store")
+
+    def with_head(file: str) -> Recipe:
+        head = {"file": file, "space": "embedded", "hidden": "identity", "output": "identity"}
+        return load_recipe("demo", {"stages.score.heads": {"aesthetic": head}, "stages.leakage.evalsets": []})
+
+    try:
+        pinned = pin(with_head(f"{address}/sac%2Blogos.pth?raw=true"), store)
+        with pytest.raises(ConfigError, match=r"stages\.score\.heads\.aesthetic\.file: .*404"):
+            pin(with_head(f"{address}/absent.pth"), store)
+    finally:
+        server.shutdown()
+        server.server_close()
+    key = f"lists/{hashlib.sha256(b'weights').hexdigest()}.pth"
+    assert pinned.stages.score
+    assert pinned.stages.score.heads["aesthetic"].file == key
+    assert pin(pinned, store) == pinned  # what is pinned stays
+    assert pin(with_head(str(served / "sac+logos.pth")), store) == pinned  # wherever the same bytes come from
+    local = localise(pinned, "score", store)
+    assert Path(local.heads["aesthetic"].file).read_bytes() == b"weights"  # type: ignore[attr-defined]
