@@ -26,36 +26,37 @@ PEERS = """
 import json, sys, time
 import numpy as np
 peak = lambda: next(int(x.split()[1]) >> 10 for x in open("/proc/self/status") if x.startswith("VmHWM"))
-name, path, radius = sys.argv[1], sys.argv[2], int(sys.argv[3])
-hashes = np.load(path)
-started = time.perf_counter()
-if name.startswith("imagededup"):
-    from imagededup.handlers.search.retrieval import HashEval
-    named = {str(at): f"{value:016x}" for at, value in enumerate(hashes.tolist())}
-    from imagededup.methods import PHash
-    kind = name.split(":")[1]
-    found = HashEval(named, named, PHash.hamming_distance, verbose=False, threshold=radius, search_method=kind,
-                     num_dist_workers=2).retrieve_results(scores=False)
-    pairs = sum(len(near) for near in found.values()) // 2
-else:
-    import faiss
-    faiss.omp_set_num_threads(2)
-    bytes_ = hashes.view(np.uint8).reshape(-1, 8)
-    if name == "faiss:flat":
-        index = faiss.IndexBinaryFlat(64)
-    elif name == "faiss:multihash":
-        index = faiss.IndexBinaryMultiHash(64, 4, 16)
-        index.nflip = radius // 4
+if __name__ == "__main__":  # imagededup starts processes that read this file again
+    name, path, radius = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    hashes = np.load(path)
+    started = time.perf_counter()
+    if name.startswith("imagededup"):
+        from imagededup.handlers.search.retrieval import HashEval
+        named = {str(at): f"{value:016x}" for at, value in enumerate(hashes.tolist())}
+        from imagededup.methods import PHash
+        kind = name.split(":")[1]
+        found = HashEval(named, named, PHash.hamming_distance, verbose=False, threshold=radius, search_method=kind,
+                         num_dist_workers=2).retrieve_results(scores=False)
+        pairs = sum(len(near) for near in found.values()) // 2
     else:
-        raise SystemExit(name)
-    index.add(bytes_)
-    pairs = 0
-    for start in range(0, len(bytes_), 4096):
-        limits, _, _ = index.range_search(bytes_[start:start + 4096], radius + 1)
-        pairs += int(limits[-1])
-    pairs = (pairs - len(bytes_)) // 2
-print(json.dumps({"s": time.perf_counter() - started, "pairs": pairs,
-                  "mib": peak()}))
+        import faiss
+        faiss.omp_set_num_threads(2)
+        bytes_ = hashes.view(np.uint8).reshape(-1, 8)
+        if name == "faiss:flat":
+            index = faiss.IndexBinaryFlat(64)
+        elif name == "faiss:multihash":
+            index = faiss.IndexBinaryMultiHash(64, 4, 16)
+            index.nflip = radius // 4
+        else:
+            raise SystemExit(name)
+        index.add(bytes_)
+        pairs = 0
+        for start in range(0, len(bytes_), 4096):
+            limits, _, _ = index.range_search(bytes_[start:start + 4096], radius + 1)
+            pairs += int(limits[-1])
+        pairs = (pairs - len(bytes_)) // 2
+    print(json.dumps({"s": time.perf_counter() - started, "pairs": pairs,
+                      "mib": peak()}))
 """
 
 
@@ -91,7 +92,9 @@ def main() -> None:
 
 
 def beside(python: str, peer: str, path: Path, rows: int, radius: int, limit_s: int) -> None:
-    command = [python, "-c", PEERS, peer, str(path), str(radius)]
+    script = path.with_name("dedup_peers.py")
+    script.write_text(PEERS)
+    command = [python, str(script), peer, str(path), str(radius)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
     except subprocess.TimeoutExpired:
