@@ -59,7 +59,7 @@ def test_a_shard_that_fails_leaves_the_others_done(world: World) -> None:
         (("run", "nope", "--dump", "d"), "recipe 'nope' is unknown"),
         (("run", "demo", "--dump", "d", "--set", "gates.too_small"), "give name=value"),
         (("run", "demo", "--dump", "d", "--set", "gates=["), "not valid YAML"),
-        (("run", "demo", "--dump", "d", "--until", "publish"), "the recipe runs extract, download"),
+        (("run", "demo", "--dump", "d", "--until", "publish"), "the recipe runs extract, pairs, download"),
         (("verify", "demo"), "none is published"),
         (("run", "demo", "--dump", "d", "--shards", "9-1"), "such as 0-3,7"),
         (("run", "demo", "--dump", "d", "--source", "/nonexistent"), "source"),
