@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -200,12 +200,14 @@ def _png_decoder() -> ImageDecoder:
     return ImageDecoder(config)
 
 
-def _carried(picture: Image.Image) -> dict[str, object]:
+def _carried(picture: Image.Image) -> dict[str | tuple[int, int], Any]:
     """What _upright_rgb reads of a picture, beside its pixels."""
     exif = Image.Exif()
     exif[0x0112] = _orientation(picture)
-    profile = {k: v for k, v in picture.info.items() if k == "icc_profile" and picture.mode != "L"}
-    return {"exif": exif.tobytes()} | profile
+    carried: dict[str | tuple[int, int], Any] = {"exif": exif.tobytes()}
+    if "icc_profile" in picture.info and picture.mode != "L":
+        carried["icc_profile"] = picture.info["icc_profile"]
+    return carried
 
 
 def _reduced(picture: Image.Image, side_px: int | None) -> Image.Image:
