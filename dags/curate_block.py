@@ -8,8 +8,9 @@ that the environment variable `CURATION_STORE` names (default `var/store`).
 
 Rerun: safe. A table that stands there with the right fingerprint is not made again, so clearing a failed task, or
 triggering the block once more, does what is missing and passes finished shards in seconds. A shard that fails does
-not stop its siblings before the barrier `match`; nothing is matched or published until every shard is there. To go on
-without a shard that can't be healed, trigger again with `shards` that leave it out.
+not stop its siblings before the next barrier, `match_pairs` after extract or `match` after score; nothing is matched or
+published until every shard is there. To go on without a shard that can't be healed, trigger again with `shards` that
+leave it out.
 
 Cost: per shard, minutes of one core for extract, minutes to hours of network for download, minutes of a GPU for score
 and caption. Tasks of score and caption go to the queue `gpu`; download takes a slot of the pool `download`, match the
@@ -17,6 +18,7 @@ one slot of the pool `index`. Only outages, timeouts and lost workers are retrie
 fails at once and says why.
 """
 
+import logging
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -117,9 +119,13 @@ def curate_block() -> None:
 
     @task(execution_timeout=timedelta(hours=6))
     def publish(shards: list[int], block: dict[str, str]) -> str:
+        from curation.publish.release import held_back
         from curation.publish.version import finish_version
 
-        return str(finish_version(store(), pinned(block["recipe"]), block["version"], block["dump"], shards))
+        manifest = str(finish_version(store(), pinned(block["recipe"]), block["version"], block["dump"], shards))
+        for reason in held_back(store(), manifest):
+            logging.getLogger(__name__).warning("the version is held, latest does not move: %s", reason)
+        return manifest
 
     # by name: the label reads the shard from the keyword
     @task_group
