@@ -120,10 +120,9 @@ class Fleet(AirflowServer):
         self._postgres.stop()
 
     def stop(self) -> None:
-        """End everything, the database last."""
+        """End everything; PostgreSQL bears the mark and ends with the others."""
         super().stop()
         if self._postgres is not None:
-            self._postgres.stop()
             self._postgres = None
             shutil.rmtree(self._data)
 

@@ -107,8 +107,8 @@ def _judge(result: Comparison, key: str, outcome: str, pair: dict[str, Any]) -> 
 
 
 def _judge_group(result: Comparison, group: str, outcomes: list[str]) -> None:
-    """Of the copies that passed the model exactly one is kept."""
-    reached = [outcome for outcome in outcomes if outcome == "kept" or outcome.startswith("duplicate_")]
+    """Of the copies that passed the model exactly one is kept; a duplicate_pair was dropped before any model saw it."""
+    reached = [outcome for outcome in outcomes if outcome in ("kept", "duplicate_sha256", "duplicate_phash")]
     kept = reached.count("kept")
     surplus = max(kept - 1, 0)
     result.right["kept"] -= surplus
