@@ -10,7 +10,7 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda test: "e2e" not in test.path.parts)  # the longest first: they wait more than they compute
+    items.sort(key=lambda test: not {"e2e", "s3"} & set(test.path.parts))  # the longest first: they wait most
     if SHARED.is_dir():
         return
     for test in items:
