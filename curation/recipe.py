@@ -73,6 +73,20 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _leakage_compares_one_space(self) -> Recipe:
+        score, leakage = self.stages.score, self.stages.leakage
+        if score is None or leakage is None or leakage.embedding_cosine is None or leakage.descriptor:
+            return self
+        for role, clip in (("english", score.english), ("multilingual", score.multilingual)):
+            if clip.embedding_space != leakage.embedding_space:
+                raise ValueError(
+                    f"stages.leakage.embedding_space is {leakage.embedding_space!r}, stages.score.{role} gives "
+                    f"{clip.embedding_space!r}: cosines of different models mean nothing; score both languages with "
+                    "models of one image tower, name a stages.leakage.descriptor, or set embedding_cosine to null"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _gates_have_their_stage(self) -> Recipe:
         for verdict, gate in self._each_gate():
             for column in gate.columns:

@@ -72,7 +72,7 @@ class Clip:
         image    uint8 (h, w, 3), RGB, any size     returns  float32 (3, image_size, image_size), on the CPU
         raises   ValueError for another shape or dtype
         """
-        pixels: torch.Tensor = self._transform(_picture(image))
+        pixels: torch.Tensor = self._transform(_picture(image, self.image_size))
         return pixels
 
     def fit(self, image: np.ndarray) -> np.ndarray:
@@ -83,7 +83,7 @@ class Clip:
 
         image    uint8 (h, w, 3), RGB, any size     returns  uint8 (image_size, image_size, 3)
         """
-        picture = _picture(image)
+        picture = _picture(image, self.image_size)
         for step in self._transform.transforms[:-2]:
             picture = step(picture)
         return np.asarray(picture)
@@ -193,12 +193,21 @@ def embedding_dim(name: str) -> int | None:
     return int(config.get("model_cfg", config)["embed_dim"])
 
 
-def _picture(image: np.ndarray) -> "PIL.Image.Image":
+def _picture(image: np.ndarray, side: int) -> "PIL.Image.Image":
+    """The picture; of one longer than `side` times its width the middle.
+
+    open_clip's transform would make gigabytes of such a strip where it scales by the shorter side, and nothing where it
+    scales by the longer.
+    """
     from PIL import Image
 
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"expected a uint8 picture of shape (h, w, 3), found {image.dtype} {image.shape}")
-    return Image.fromarray(image)
+    height, width, _ = image.shape
+    if (long := max(height, width)) > (room := min(height, width) * side):
+        start = (long - room) // 2
+        image = image[start : start + room] if height > width else image[:, start : start + room]
+    return Image.fromarray(np.ascontiguousarray(image))
 
 
 @lru_cache(maxsize=4)  # one copy a process, however many shards it takes

@@ -65,6 +65,22 @@ def test_a_run_says_that_its_version_is_held(world: World) -> None:
     assert latest(world.store, "small") == ""
 
 
+def test_a_version_with_a_leak_is_held(world: World, tmp_path: Path) -> None:
+    root = ("--store", world.store.root)
+    items = tmp_path / "items"
+    items.mkdir()
+    (items / "cat.jpg").write_bytes(PICTURES["/cat.jpg"])
+    command("index-evalset", "cats", str(items), *root)
+    settings = ("--set", f"stages.download.connect_to={json.dumps(world.connect_to)}")
+    settings += ("--set", 'stages.leakage.evalsets=["cats"]', *root)
+    crawl = ("run", str(world.recipe_file), "--dump", "crawl", "--source", str(world.crawl), *settings, "--json")
+    assert json.loads(command(*crawl))["held"] == ["leakage: 2 kept samples hit an evaluation set, at most 0 may"]
+    assert latest(world.store, "small") == ""
+    done = json.loads(command(*crawl, "--set", 'gates.leak_sha256={"column": "leak_kind", "none_of": ["sha256"]}'))
+    assert done["held"] == []
+    assert latest(world.store, "small")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -32,6 +32,10 @@ def test_overrides_nested_and_dotted() -> None:
         ({"gates.too_small.at_lest": 1}, "at_lest: unknown field; did you mean 'at_least'"),
         ({"gates.too_small.column": "min_sid"}, "unknown column 'min_sid'"),
         ({"stages.leakage": None}, "leaves that stage out: add stages.leakage or drop the gate"),
+        (
+            {"stages.leakage.embedding_cosine": 0.9, "stages.leakage.embedding_space": "ViT-L-14/openai"},
+            "stages.score.english gives 'embedded': cosines of different models mean nothing",
+        ),
         ({"stage": {}}, "unknown field; did you mean 'stages'"),
         ({"name": "Not a name"}, "name"),
         ({"name.x": 1}, "'name' is no section"),
