@@ -7,15 +7,15 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from curation.cli_datasets import add_to
+from curation.cli_recipes import AsJson, RecipeOrFile, Settings, StoreRoot, parse_settings, recipes
 from curation.errors import ConfigError, CurationError
 
 if TYPE_CHECKING:  # the rest is imported by the command that needs it: --help is there at once
@@ -37,14 +37,7 @@ out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 DEFAULT_STORE = "var/store"
-StoreRoot = Annotated[str, typer.Option("--store", envvar="CURATION_STORE", help="Folder or s3://bucket/prefix.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, on stdout.")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="Needed where several recipes ran on the dump.")]
-RecipeOrFile = Annotated[str, typer.Argument(help="Name (curation recipes list) or path of a .yaml file.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, value as YAML: gates.too_small.at_least=128."),
-]
 
 
 def main() -> None:
@@ -94,7 +87,7 @@ def run(
     from curation.reports.funnel import funnel, render
     from curation.store import Store
 
-    root, loaded = Store(store), load_recipe(recipe, _overrides(settings or []))
+    root, loaded = Store(store), load_recipe(recipe, parse_settings(settings))
     if until and until not in loaded.stage_names:
         raise ConfigError(f"--until {until}: the recipe runs {', '.join(loaded.stage_names)}")
     planned = plan(root, loaded, dump, source, block=block, shards=parse_shards(shards))
@@ -432,62 +425,7 @@ def evaluate_safety(
 
 add_to(app)
 
-recipes = typer.Typer(no_args_is_help=True, help="List, show and check recipes.")
 app.add_typer(recipes, name="recipes")
-
-
-@recipes.command("list")
-def recipes_list(as_json: AsJson = False) -> None:
-    """Names and descriptions of the recipes that come with the package."""
-    from curation.recipe import load_recipe, recipe_names
-
-    found = {name: load_recipe(name).description for name in recipe_names()}
-    if as_json:
-        _print_json(found)
-    for name, description in {} if as_json else found.items():
-        out.print(Text(f"{name:20} {description}"))
-
-
-@recipes.command("show")
-def recipes_show(recipe: RecipeOrFile, settings: Settings = None, as_json: AsJson = False) -> None:
-    """Every setting of a recipe, defaults spelt out, as YAML.
-
-    * `curation recipes show laion-400m`
-    """
-    from curation.recipe import load_recipe
-
-    found = load_recipe(recipe, _overrides(settings or [])).model_dump(mode="json", exclude_none=True)
-    if as_json:
-        _print_json(found)
-    else:
-        typer.echo(yaml.safe_dump(found, sort_keys=False, allow_unicode=True), nl=False)
-
-
-@recipes.command("validate")
-def recipes_validate(recipe: RecipeOrFile, settings: Settings = None, as_json: AsJson = False) -> None:
-    """Check a recipe without running it: exit code 2 and the field's name when something is wrong."""
-    from curation.recipe import load_recipe
-
-    found = load_recipe(recipe, _overrides(settings or []))
-    if as_json:
-        _print_json({"recipe": found.name, "stages": found.stage_names, "valid": True})
-    else:
-        out.print(Text(f"{recipe}: valid; runs {', '.join(found.stage_names)}"))
-
-
-def _overrides(settings: list[str]) -> dict[str, Any]:
-    overrides = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"--set {setting}: give name=value, such as gates.too_small.at_least=128")
-        try:
-            overrides[name] = yaml.safe_load(value)
-        except yaml.YAMLError as problem:
-            raise ConfigError(
-                f"--set {setting}: the value is not valid YAML: {' '.join(str(problem).split())}"
-            ) from None
-    return overrides
 
 
 def _opened(root: str, dump: str, recipe: str | None) -> tuple[Store, Recipe, range]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from curation.errors import ConfigError
 from curation.gates import Gate
 from curation.publish.settings import Publish
+from curation.publish.target import Target
 from curation.schema import COLUMNS
 from curation.stages.base import Stage
 from curation.stages.caption import Caption
@@ -55,6 +56,7 @@ class Recipe(BaseModel):
     stages: Stages
     gates: dict[Verdict, tuple[Gate, ...]] = {}
     publish: Publish = Publish()
+    target: Target | None = Field(None, description="what the dataset is meant to become: reported, nothing is dropped")
 
     @field_validator("gates", mode="before")
     @classmethod
@@ -201,20 +203,14 @@ def _explain(error: Any, origin: str) -> str:
 
 
 def _fields_at(loc: tuple[Any, ...]) -> list[str]:
-    models: dict[tuple[Any, ...], type[BaseModel]] = {
-        (): Recipe,
-        ("stages",): Stages,
-        ("publish",): Publish,
-        ("stages", "extract"): Extract,
-        ("stages", "pairs"): Pairs,
-        ("stages", "download"): Download,
-        ("stages", "score"): Score,
-        ("stages", "dedup"): Dedup,
-        ("stages", "safety"): Safety,
-        ("stages", "caption"): Caption,
-        ("stages", "leakage"): Leakage,
-    }
-    if loc and loc[0] == "gates" and len(loc) > 1:
-        return list(Gate.model_fields)
-    model = models.get(tuple(loc))
-    return list(model.model_fields) if model else []
+    model: type[BaseModel] = Recipe
+    for part in loc:  # the key of a mapping or a place in a list is no field: stay
+        if part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for inner in get_args(annotation) if (model := _model_in(inner))), None)

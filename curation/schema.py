@@ -23,14 +23,15 @@ class Column(NamedTuple):
 
 _UNMEASURED = "not measured: see verdict and fault"
 _EMBEDDING = pa.list_(pa.float16())  # in files of fixed size, which the recipe's model tells
-_OWN_HEAD = re.compile(r"head_[a-z0-9_]{1,40}")
+OWN_HEAD = r"head_[a-z0-9_]{1,40}"
+"""Pattern of the columns that heads of a recipe's own measure."""
 
 
 class _Columns(dict[str, Column]):
     """The columns below, and head_NAME for what a recipe's own head NAME measures."""
 
     def __contains__(self, name: object) -> bool:
-        return super().__contains__(name) or (isinstance(name, str) and _OWN_HEAD.fullmatch(name) is not None)
+        return super().__contains__(name) or (isinstance(name, str) and re.fullmatch(OWN_HEAD, name) is not None)
 
     def __missing__(self, name: str) -> Column:
         if name not in self:

@@ -28,8 +28,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "itm_synthetic": (0, 1),
     "itm_gain": (-1, 1),  # synthetic over original: what recaptioning brings
 }
-_GROUPS = ("language", "partition", "caption_source", "text_kind", "original_format", "domain")
+_GROUPS = ("language", "partition", "caption_source", "caption_origin", "text_kind", "original_format", "domain")
 _FLAGS = ("leak_kind", "safety_tag", "page_opt_out", "consent")  # what the gates of a release count
+MEASURED = tuple(_RANGES)
+"""What has a mean and quantiles in the report."""
+COUNTED = (*_GROUPS, *_FLAGS)
+"""What is counted by value in the report."""
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _LARGEST = 20
 _DOMAINS_A_SHARD = 1000  # bounds what a publish of 1,000 shards holds; the rest of a shard is counted as OTHERS
@@ -72,6 +76,8 @@ class Quality:
         for name in _GROUPS:
             if name == "domain":
                 self._groups[name].update(hostname(row["url"]) or "none" for row in rows)
+            elif name == "caption_origin":
+                self._groups[name].update(_origin(row) for row in rows)
             elif name in rows[0]:
                 self._groups[name].update(row[name] or "none" for row in rows)
         for name in _FLAGS:
@@ -106,6 +112,11 @@ class Quality:
         from curation.publish.perplexity import negative_log_likelihood  # torch: only for who asks
 
         return list(negative_log_likelihood(self._texts, self._perplexity_model))
+
+
+def _origin(row: dict[str, Any]) -> str:
+    """Who wrote the caption that is published: human or synthetic as an annotated set says, web, or our captioner."""
+    return "synthetic" if row.get("caption_source") == "synthetic" else row.get("text_origin") or "web"
 
 
 def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

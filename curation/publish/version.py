@@ -18,6 +18,7 @@ from curation.publish.croissant import croissant
 from curation.publish.export import export_shard, outputs_digest, standing_part
 from curation.publish.parts import File, Part, Plan, manifest_key, read_plan, version_folder, withdrawn_key, write_plan
 from curation.publish.quality import merged
+from curation.publish.target import distances
 from curation.publish.verify import read_manifest
 from curation.receipt import Receipt, digest
 from curation.recipe import STAGE_ORDER, Recipe
@@ -130,6 +131,7 @@ def write_version(
         "counts": dict(counts),
         "domains": _domains(parts.values()),
         "checks": [check.model_dump() for check in checks],
+        "target": [one.model_dump() for one in distances(recipe.target, quality)] if recipe.target else [],
         "parts": [
             {
                 "dump": dump,

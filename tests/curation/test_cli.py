@@ -23,7 +23,7 @@ def run(world: World, *more: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_run_inspect_why_and_verify(world: World) -> None:
-    done = run(world)
+    done = run(world, "--set", "target.samples=10")
     assert done.returncode == 0, done.stderr
     assert "4 of 10 samples kept" in done.stdout
     assert "dataset version:" in done.stdout
@@ -42,6 +42,12 @@ def test_run_inspect_why_and_verify(world: World) -> None:
     assert "kept" in told.stdout
     assert kept["versions"][0] in told.stdout
     assert curation("verify", "small", store=root).stdout.strip().endswith("whole")
+    wanted = ("recipes", "distance", str(world.recipe_file), "--set", "target.samples=8")
+    far = json.loads(curation(*wanted, "--json", store=root).stdout)
+    assert f"small/{far['version']}" == kept["versions"][0]
+    assert [(goal["found"], goal["short"]) for goal in far["target"]] == [(4, 4)]
+    card = (Path(root) / "datasets" / kept["versions"][0] / "card.html").read_text()
+    assert "4 of 10 samples (40.0%): 6 more are needed" in card
 
 
 def test_a_shard_that_fails_leaves_the_others_done(world: World) -> None:
@@ -66,6 +72,7 @@ def test_a_shard_that_fails_leaves_the_others_done(world: World) -> None:
         (("run", "demo", "--dump", "d", "--set", "gates.too_small.at_lest=1"), "did you mean 'at_least'"),
         (("inspect", "STORE", "absent"), "none ran on it"),
         (("recipes", "validate", "absent.yaml"), "can't be read"),
+        (("recipes", "distance", "demo"), "no section target: --set target.samples"),
     ],
 )
 def test_wrong_settings_are_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple, message: str) -> None:
@@ -87,6 +94,10 @@ def test_json_for_scripts_is_all_there_is_on_stdout(tmp_path: Path) -> None:
     shown = json.loads(curation("recipes", "show", "demo", "--set", "gates.too_small.at_least=99", "--json").stdout)
     assert shown["gates"]["too_small"][0]["at_least"] == 99
     assert json.loads(curation("recipes", "validate", "demo", "--json").stdout)["valid"] is True
+    assert (
+        "gates.similarity_low.at_least: 0.3 -> 0.28" in curation("recipes", "diff", "laion-400m", "laion-5b-en").stdout
+    )
+    assert json.loads(curation("recipes", "schema").stdout)["properties"]["gates"]
 
 
 def test_numbers_of_shards_are_shown_as_the_option_takes_them() -> None:

@@ -21,6 +21,7 @@ def test_overrides_nested_and_dotted() -> None:
     assert nested == load_recipe("demo", {"gates.too_small.at_least": 100})
     assert nested.gates["too_small"][0].at_least == 100  # type: ignore[index]
     assert nested != load_recipe("demo")
+    assert load_recipe("demo", {"gates.too_small": []}).gates["too_small"] == ()  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,11 @@ def test_overrides_nested_and_dotted() -> None:
         ({"stage": {}}, "unknown field; did you mean 'stages'"),
         ({"name": "Not a name"}, "name"),
         ({"name.x": 1}, "'name' is no section"),
+        ({"target.bars.x": {"off": "similarity"}}, "target.bars.x.off: unknown field; did you mean 'of'?"),
+        ({"target.bars.x": {"of": "similarity"}}, "target.bars.x: give at_least, at_most or both"),
+        ({"publish.release.max_leak": 1}, "publish.release.max_leak: unknown field; did you mean 'max_leaks'?"),
+        ({"stages.score.english.modell": "x"}, "stages.score.english.modell: unknown field; did you mean 'model'?"),
+        ({"stages.score.heads.aesthetic": {"fil": "x"}}, "heads.aesthetic.fil: unknown field; did you mean 'file'?"),
     ],
 )
 def test_wrong_settings_name_the_field(overrides: dict, message: str) -> None:
@@ -48,7 +54,7 @@ def test_wrong_settings_name_the_field(overrides: dict, message: str) -> None:
 
 
 def test_unknown_recipe_lists_the_known() -> None:
-    with pytest.raises(ConfigError, match="demo, laion-400m"):
+    with pytest.raises(ConfigError, match="demo, instruct"):
         load_recipe("demmo")
 
 

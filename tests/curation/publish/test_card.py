@@ -33,6 +33,7 @@ def test_names_from_the_web_are_escaped() -> None:
         "version": "<b>",
         "created_at": "now",
         "parent": "<p>",
+        "target": [{"name": "<goal>", "asks": "<a>", "found": 1, "short": 2, "told": "<b>1</b>"}],
         "checks": [{"name": "drift", "passed": False, "reason": "<em>because"}],
         "counts": {"tombstone": 3},
         "domains": {"<host>": [4, 1]},
@@ -49,4 +50,5 @@ def test_names_from_the_web_are_escaped() -> None:
     assert "3 samples that every gate let through were taken down" in card
     assert "&lt;host&gt;" in card
     assert "Against &lt;p&gt;" in card
-    assert not {"<b>", "<em>", "<host>", "<dump>", "<p>because"} & set(card.split())
+    assert "<td>&lt;goal&gt;<td>&lt;a&gt;<td>missed" in card
+    assert not {"<b>", "<em>", "<host>", "<dump>", "<p>because", "<goal>"} & set(card.split())

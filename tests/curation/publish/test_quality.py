@@ -19,7 +19,8 @@ def test_numbers_of_two_shards_by_hand() -> None:
     assert found["means"] == {"similarity": pytest.approx(0.3), "caption_chars": 19, "caption_words": 4}
     assert found["quantiles"]["similarity"]["p50"] == pytest.approx(0.3, abs=0.01)
     assert found["quantiles"]["caption_words"]["p95"] == pytest.approx(4, abs=1)
-    assert found["groups"] == {"language": {"en": 2, "none": 1}, "domain": {"a.test": 2, "b.test": 1}}
+    domains = {"a.test": 2, "b.test": 1}
+    assert found["groups"] == {"language": {"en": 2, "none": 1}, "caption_origin": {"web": 3}, "domain": domains}
     assert sum(found["histograms"]["similarity"]["counts"]) == 3
 
 
