@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
+from curation.cli_review import review
 from curation.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -246,6 +247,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for command in (publish, diff, export, release, takedown, gc, audit_log):
         app.command()(command)  # audit_log is audit-log to typer
+    app.add_typer(review, name="review")
 
 
 def _tell_release(recipe: str, version: str, held: list[str], as_json: bool, more: dict[str, Any]) -> None:

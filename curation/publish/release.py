@@ -15,10 +15,11 @@ from curation import tombstones
 from curation.errors import BadShardError, ConfigError
 from curation.publish.export import any_match, kind_of
 from curation.publish.parts import Part, Plan, manifest_key, version_folder
-from curation.publish.settings import Release
+from curation.publish.settings import HumanEvaluation, Release
+from curation.review.report import judged
 from curation.store import Store
 
-APPROVAL = "approval"
+HUMAN = "human_evaluation"
 _OPT_OUTS = {"page_opt_out": "True"}
 _SMALL = 1e-4  # share that stands for none: the index divides by shares
 
@@ -41,7 +42,7 @@ def checks(release: Release, quality: dict[str, Any], before: dict[str, Any] | N
     unsafe = flags["safety_tag"]["unsafe"] if "safety_tag" in flags else None
     opted_out = flags.get("page_opt_out", Counter())["True"] + flags.get("consent", Counter()).total()
     share = (unsafe or 0) / n if n else 0.0
-    return [
+    found = [
         Check(name="conservation", passed=True, reason="every candidate is kept or dropped for a counted reason"),
         Check(
             name="leakage",
@@ -65,6 +66,10 @@ def checks(release: Release, quality: dict[str, Any], before: dict[str, Any] | N
         ),
         _drift(release, quality, before),
     ]
+    if wanted := release.human_evaluation:
+        asked = f"{wanted.min_raters} raters, means of {wanted.min_mean_rating:g}, alphas of {wanted.min_alpha:g}"
+        found.append(Check(name=HUMAN, passed=False, reason=f"not rated yet; it takes {asked}: curation review"))
+    return found
 
 
 def _drift(release: Release, quality: dict[str, Any], before: dict[str, Any] | None) -> Check:
@@ -140,25 +145,40 @@ class Approval(BaseModel):
     created_at: str = ""
 
 
-def held_by(manifest: dict[str, Any], approval: Approval | None) -> list[str]:
-    """Why `latest` may not move to the version; empty: nothing stops it."""
+def held_by(store: Store, manifest: dict[str, Any]) -> list[str]:
+    """Why `latest` may not move to the version; empty: nothing stops it.
+
+    What people say comes after the manifest: approval and ratings are read as they stand now.
+    """
+    approval = read_approval(store, manifest["recipe"]["name"], manifest["version"])
     waived = approval.waived if approval else {}
     held = [
-        f"{check['name']}: {check['reason']}"
-        for check in manifest["checks"]
-        if not check["passed"] and check["name"] not in waived
+        f"{check.name}: {check.reason}"
+        for check in standing_checks(store, manifest)
+        if not check.passed and check.name not in waived
     ]
     if manifest["recipe"]["publish"]["release"]["approval"] and approval is None:
         held.append("approval: nobody has approved this version yet")
     return held
 
 
+def standing_checks(store: Store, manifest: dict[str, Any]) -> list[Check]:
+    """The checks of a version's manifest, that of the human evaluation judged by the ratings of now."""
+    found = [Check.model_validate(check) for check in manifest["checks"]]
+    return [_rated(store, manifest) if check.name == HUMAN else check for check in found]
+
+
+def _rated(store: Store, manifest: dict[str, Any]) -> Check:
+    wanted = HumanEvaluation.model_validate(manifest["recipe"]["publish"]["release"][HUMAN])
+    passed, reason = judged(store, manifest["recipe"]["name"], manifest["version"], wanted)
+    return Check(name=HUMAN, passed=passed, reason=reason)
+
+
 def held_back(store: Store, manifest: str) -> list[str]:
     """Why the version of this manifest (its key; "" for none) is not released; empty: nothing holds it."""
     if not manifest:
         return []
-    _, recipe_name, version, _ = manifest.split("/")
-    return held_by(json.loads(store.read_bytes(manifest)), read_approval(store, recipe_name, version))
+    return held_by(store, json.loads(store.read_bytes(manifest)))
 
 
 def read_approval(store: Store, recipe_name: str, version: str) -> Approval | None:

@@ -11,6 +11,23 @@ KINDS = ("metadata", "webdataset", "pretrain", "instruct", "multi_image")
 """Kinds of files of a version."""
 
 
+class HumanEvaluation(BaseModel):
+    """What raters must have found of a version; the largest review set counts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_mean_rating: float = Field(3.5, ge=1, le=5, description="mean of each of the four dimensions, 1 to 5")
+    min_alpha: float = Field(
+        0.667,
+        ge=-1,
+        le=1,
+        description="Krippendorff's alpha of each dimension; 0.667 is the least that allows tentative conclusions, "
+        "0.8 is reliable (Krippendorff 2004)",
+    )
+    min_raters: int = Field(2, ge=2, description="people who have rated")
+    min_items: int = Field(50, ge=1, description="items rated by two and more; all, where the set has fewer")
+
+
 class Release(BaseModel):
     """What a version must meet before `latest` moves to it; one that does not is written, and held."""
 
@@ -29,6 +46,9 @@ class Release(BaseModel):
     )
     drift_from_samples: int = Field(1000, ge=1, description="both versions must have so many for drift to count")
     approval: bool = Field(False, description="a person must approve: curation release RECIPE VERSION --by NAME")
+    human_evaluation: HumanEvaluation | None = Field(
+        None, description="people must have rated a sample of the version well enough: curation review"
+    )
 
 
 class Publish(BaseModel):

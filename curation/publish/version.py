@@ -171,7 +171,7 @@ def move_latest(store: Store, recipe_name: str, version: str) -> list[str]:
     returns  what holds the version; empty: nothing does
     """
     manifest = read_manifest(store, recipe_name, version)
-    held = release.held_by(manifest, release.read_approval(store, recipe_name, version))
+    held = release.held_by(store, manifest)
     if held:
         return held
     current = latest(store, recipe_name)
