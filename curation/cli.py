@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from curation.cli_datasets import add_to
+from curation.cli_evalsets import add_evalsets_to
 from curation.cli_recipes import AsJson, RecipeOrFile, Settings, StoreRoot, parse_settings, recipes
 from curation.errors import ConfigError, CurationError
 
@@ -232,43 +233,6 @@ def demo_crawl(
         out.print(Text(line))
 
 
-@app.command("index-evalset")
-def index_evalset(
-    name: Annotated[str, typer.Argument(help="Name that recipes use: stages.leakage.evalsets.")],
-    path: Annotated[
-        Path,
-        typer.Argument(
-            exists=True, help="Pictures, Parquet, WebDataset, a dataset saved by `datasets`, LLaVA's or VQA's JSON."
-        ),
-    ],
-    images: Annotated[Path | None, typer.Option(help="Where a JSON's pictures lie; by default beside it.")] = None,
-    model: Annotated[str, typer.Option(help="Embed the pictures too: embedded, or an architecture of open_clip.")] = "",
-    pretrained: Annotated[str, typer.Option(help="Tag or file of the architecture's weights.")] = "",
-    store: StoreRoot = DEFAULT_STORE,
-    as_json: AsJson = False,
-) -> None:
-    """Index the pictures and texts of an evaluation set, so that leakage can find them in the crawl.
-
-    * `curation index-evalset coco-val data/coco/val2017`
-
-    * `curation index-evalset vqa-val data/vqa/questions.json --images data/coco/val2014 --model embedded`
-    """
-    from curation.evalsets import index_evalset as index
-    from curation.store import Store
-
-    describe, space = None, ""
-    if model:
-        from curation.models.clip import embedding_space, load_clip
-
-        describe, space = load_clip(model, pretrained or None).embed_images, embedding_space(model, pretrained or None)
-    with err.status("hashing pictures"):
-        key = index(Store(store), name, path, images=images, describe=describe, space=space)
-    if as_json:
-        _print_json({"name": name, "key": key})
-    else:
-        out.print(Text(f"{name}: {key}"))
-
-
 @app.command()
 def verify(
     recipe: Annotated[str, typer.Argument(help="Recipe of the dataset.")],
@@ -368,6 +332,30 @@ def audit(
 
 
 @app.command()
+def leakage(
+    dump: Annotated[str, typer.Argument(help="Name of the crawl.")],
+    page: Annotated[Path, typer.Option("--out", help="HTML page to write; the same as .json beside it.")],
+    store: StoreRoot = DEFAULT_STORE,
+    recipe: RecipeName = None,
+) -> None:
+    """Show what hit each evaluation set: items hit, and samples beside the items that they are.
+
+    * `curation leakage demo --out var/leakage.html`
+    """
+    from curation.reports.leakage import leakage_report, render_leakage
+
+    root, pinned, shards = _opened(store, dump, recipe)
+    with err.status("reading hits"):
+        data = leakage_report(root, pinned, dump, shards)
+    page.write_text(render_leakage(data))
+    page.with_suffix(".json").write_text(json.dumps(data, ensure_ascii=False))
+    for found in data["sets"]:
+        told = f"{found['items_hit']} of {found['items']} items hit by {found['samples']} samples, {found['kept']} kept"
+        out.print(Text(f"{found['name']}: {told}"))
+    out.print(Text(f"{page}, {page.with_suffix('.json')}"))
+
+
+@app.command()
 def quarantine(
     dump: Annotated[str, typer.Argument(help="Name of the crawl.")],
     store: StoreRoot = DEFAULT_STORE,
@@ -424,6 +412,7 @@ def evaluate_safety(
 
 
 add_to(app)
+add_evalsets_to(app)
 
 app.add_typer(recipes, name="recipes")
 

@@ -135,10 +135,9 @@ def _measured(name: str, items: list[Item], describe: Describe | None, thumbnail
         try:
             columns["phash"][at], columns["phash_spread"][at] = measure_picture(item.image, item.name)
             if describe is not None:
-                decoded = decode_picture(item.image, side_px=256, image_format="png", max_pixels=10**9)
-                pixels[at] = _rgb(decoded.image)
+                pixels[at] = pixels_of(item.image)
             if thumbnail_px:
-                columns["thumbnail"][at] = _thumbnail(item.image, thumbnail_px)
+                columns["thumbnail"][at] = thumbnail(item.image, thumbnail_px)
         except Undecodable as err:
             raise ConfigError(f"evaluation set {name}: {err}") from err
     if describe is not None and pixels:
@@ -147,13 +146,19 @@ def _measured(name: str, items: list[Item], describe: Describe | None, thumbnail
     return pa.table(columns, schema=EVALSET)
 
 
+def pixels_of(data: bytes) -> np.ndarray:
+    """What a descriptor is given of a picture, as small as a sample's: uint8 (h, w, 3). Raises Undecodable."""
+    return _rgb(decode_picture(data, side_px=256, image_format="png", max_pixels=10**9).image)
+
+
 def _rgb(data: bytes) -> np.ndarray:
     from PIL import Image
 
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def _thumbnail(data: bytes, side_px: int) -> bytes:
+def thumbnail(data: bytes, side_px: int) -> bytes:
+    """JPEG of a picture, its longer side at most `side_px`. Raises Undecodable."""
     from PIL import Image
 
     picture = Image.fromarray(_rgb(decode_picture(data, side_px=side_px, max_pixels=10**9).image))

@@ -7,6 +7,7 @@ import numpy as np
 _TRAIN_A_CLUSTER = 64  # vectors; more moves the centroids little
 _ROUNDS = 10
 _CHUNK = 4096
+_COSINES = 1 << 26  # at a time: 256 MB
 
 
 def centroids(vectors: np.ndarray, clusters: int) -> np.ndarray:
@@ -33,6 +34,23 @@ def nearest(vectors: np.ndarray, centres: np.ndarray) -> np.ndarray:
         for at in range(0, len(vectors), _CHUNK)
     ]
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def most_alike(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the others has the largest cosine with each vector, of equals the first: int64 (n,), float32 (n,).
+
+    vectors  float (n, d), rows of norm 1     others  float (m, d), m > 0, in whatever width they are kept
+    """
+    vectors = vectors.astype(np.float32)
+    best, where = np.full(len(vectors), -2.0, np.float32), np.zeros(len(vectors), np.int64)
+    step = max(1, _COSINES // max(len(vectors), 1))
+    for start in range(0, len(others), step):
+        cosines = vectors @ others[start : start + step].astype(np.float32).T
+        at = cosines.argmax(axis=1)
+        top = cosines[np.arange(len(vectors)), at]
+        better = top > best
+        best[better], where[better] = top[better], at[better] + start
+    return where, best
 
 
 def pairs_above(

@@ -1,4 +1,4 @@
-"""Calibrate: the threshold of a model, from the share to be kept of a dump or from labelled pairs."""
+"""Calibrate: the threshold of a model, from a share to keep, from labelled pairs, or from unrelated pictures."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from curation.errors import BadShardError, ConfigError
+from curation.evalsets import SPACE_KEY, Describe, Item, items_of, pixels_of
+from curation.images.decode import Undecodable
+from curation.joins.cosine import most_alike
 from curation.recipe import Recipe
 from curation.reports.chart import threshold_chart
-from curation.reports.intervals import Labelled
+from curation.reports.intervals import Labelled, wilson
 from curation.runner import read_outcomes
 from curation.store import Store
 
 _CURVE = 200  # points of a curve
+_PICTURES = 256  # described at a time
+_NEAREST = 5
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,99 @@ def calibrate_precision(scores: np.ndarray, labels: np.ndarray, precision: float
     return Calibration(column, [found], chart, labelled.auc)
 
 
+@dataclass(frozen=True)
+class LeakageThreshold:
+    """A cosine from which a picture is taken for an item of an evaluation set, and what it does to unrelated ones."""
+
+    evalset: str
+    space: str
+    embedding_cosine: float
+    pictures: int  # unrelated ones that it was set on
+    checked: int  # others, that it was not set on
+    false_positives: int  # of these
+    false_positive_rate_95: tuple[float, float]
+    nearest: list[tuple[str, str, float]]  # picture, item, cosine: look whether they are unrelated in truth
+    svg: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for scripts."""
+        return {name: value for name, value in vars(self).items() if name != "svg"}
+
+
+def calibrate_leakage(
+    store: Store, evalset: str, unrelated: Path, describe: Describe, space: str, rate: float
+) -> LeakageThreshold:
+    """The smallest cosine that at most this share of unrelated pictures reaches with any item of an evaluation set.
+
+    Scored as DataComp scores: the largest cosine with all items. Set on every second picture, checked on the others.
+
+    evalset    name of a set that is indexed with a descriptor
+    unrelated  pictures of the kind that will be judged, none of them an item's copy; any form that can be indexed
+    describe   the descriptor, in `space`
+    rate       0 < rate < 1
+    raises     ConfigError where the set is in another space, or there are too few pictures to tell such a rate
+    """
+    if not 0 < rate < 1:
+        raise ConfigError(f"--rate {rate}: give a share of unrelated pictures above 0 and below 1")
+    names, items = _described_items(store, evalset, space)
+    pictures, best, where = [], [], []
+    readable = (item for item in items_of(unrelated) if item.image is not None)
+    while batch := list(islice(readable, _PICTURES)):
+        vectors = describe([_pixels(item) for item in batch]).astype(np.float16)
+        nearest, cosine = most_alike(vectors, items)
+        pictures += [item.name for item in batch]
+        best.append(cosine)
+        where.append(nearest)
+    cosines, nearest = (np.concatenate([*parts, np.empty(0)]) for parts in (best, where))
+    set_on, checked = cosines[::2], cosines[1::2]
+    if len(set_on) * rate < 1:
+        raise ConfigError(
+            f"{unrelated}: {len(pictures)} pictures, half of them to set the threshold on; "
+            f"a rate of {rate:g} needs {math.ceil(2 / rate)}"
+        )
+    # the stage takes what reaches the cosine: just above the first that must not be taken
+    first_out = float(np.sort(set_on)[::-1][int(len(set_on) * rate)])
+    threshold = min(1.0, (math.floor(first_out * 10_000) + 1) / 10_000)
+    wrong = int((checked >= threshold).sum())
+    largest = np.argsort(-cosines, kind="stable")[:_NEAREST]
+    every = np.linspace(float(cosines.min()), float(cosines.max()), _CURVE)
+    curve = {"unrelated at or above": [(float(value), float((cosines >= value).mean())) for value in every]}
+    title = f"{evalset}: largest cosine of unrelated pictures; {rate:.2%} from {threshold:.4f} on"
+    return LeakageThreshold(
+        evalset,
+        space,
+        threshold,
+        len(set_on),
+        len(checked),
+        wrong,
+        wilson(wrong, len(checked)),
+        [(pictures[at], names[int(nearest[at])], round(float(cosines[at]), 4)) for at in largest],
+        threshold_chart(title, "cosine", {"unrelated pictures": cosines}, curve, {"": threshold}),
+    )
+
+
+def _described_items(store: Store, evalset: str, space: str) -> tuple[list[str], np.ndarray]:
+    """Names and embeddings, float16 (n, d), of the items that have one."""
+    try:
+        key = store.read_bytes(f"evalsets/{evalset}/current").decode()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no evaluation set {evalset!r} in {store.root}: curation index-evalset {evalset} .."
+        ) from None
+    with store.open_parquet(key) as file:
+        found = (file.schema_arrow.metadata or {}).get(SPACE_KEY, b"").decode()
+        if found != space:
+            raise ConfigError(
+                f"evaluation set {evalset} is embedded in {found or 'none'!r}, the pictures would be in {space!r}: "
+                "index it with the same model or descriptor"
+            )
+        table = file.read(["item", "embedding"])
+    table = table.filter(pc.is_valid(table["embedding"])).combine_chunks()
+    if not len(table):
+        raise ConfigError(f"evaluation set {evalset} has no picture")
+    return table["item"].to_pylist(), np.asarray(table["embedding"].chunk(0).flatten()).reshape(len(table), -1)
+
+
 def score_pairs(path: Path, model: str, pretrained: str | None, device: str = "auto") -> tuple[np.ndarray, np.ndarray]:
     """Scores and labels of a JSONL file: lines of image (path, relative to the file), text and label; or score, label.
 
@@ -161,6 +261,13 @@ def score_pairs(path: Path, model: str, pretrained: str | None, device: str = "a
         images = clip.embed_images([_picture(path.parent / str(image)) for _, _, image, _ in part])
         scores.append(np.einsum("nd,nd->n", images, clip.embed_texts([str(text) for *_, text in part])))
     return np.concatenate(scores), labels
+
+
+def _pixels(item: Item) -> np.ndarray:
+    try:
+        return pixels_of(item.image or b"")
+    except Undecodable as error:
+        raise ConfigError(f"{item.name}: no picture that can be read: {error}") from error
 
 
 def _picture(path: Path) -> np.ndarray:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from curation.errors import ConfigError
+from curation.joins.cosine import most_alike
 from curation.joins.hamming import pairs_within
+from curation.models.descriptor import IMAGENET_MEAN, IMAGENET_STD, Descriptor
 from curation.schema import schema
 from curation.stages.base import Pin, PinnedFile, Resource, Stage, Tally
 from curation.text.ngrams import ngrams
 
 _AHEAD_ROWS = 1 << 16  # joined with all items at once: of a million items that costs seconds, however few the rows
-_COSINES = 1 << 26  # at a time: 256 MB
 
 
 class Leakage(Stage):
@@ -42,7 +43,7 @@ class Leakage(Stage):
         gt=0,
         le=1,
         description="largest cosine with any item from which a picture is a leak; null: not compared. It belongs to "
-        "the descriptor: calibrate it (benchmarks/leakage.py); DataComp's 0.604169 is ISC's and no other's",
+        "the descriptor: calibrate it (curation calibrate-leakage); DataComp's 0.604169 is ISC's and no other's",
     )
     embedding_space: str = Field("embedded", description="of the evaluation sets' embeddings and of the samples'")
     descriptor: PinnedFile = Field(
@@ -50,8 +51,8 @@ class Leakage(Stage):
         description="TorchScript file of a descriptor (SSCD, ISC): float32 (n, 3, s, s) to (n, d); empty: img_emb",
     )
     descriptor_side_px: int = Field(288, ge=16, description="side of the square that the descriptor takes")
-    descriptor_mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="of RGB in 0..1: ImageNet's")
-    descriptor_std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="of RGB in 0..1: ImageNet's")
+    descriptor_mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="of RGB in 0..1: ImageNet's")
+    descriptor_std: tuple[float, float, float] = Field(IMAGENET_STD, description="of RGB in 0..1: ImageNet's")
     text: bool = Field(True, description="compare captions with the items' questions, answers and captions")
 
     @model_validator(mode="after")
@@ -129,24 +130,13 @@ class Leakage(Stage):
 
     def describe(self, images: list[bytes]) -> np.ndarray:
         """Descriptors of encoded pictures by the user's TorchScript file: float32 (n, d), rows of norm 1."""
-        import torch
+        from PIL import Image
 
-        mean, std = (torch.tensor(of).view(3, 1, 1) for of in (self.descriptor_mean, self.descriptor_std))
-        pixels = torch.stack([torch.from_numpy(_square(data, self.descriptor_side_px)) for data in images])
-        with torch.inference_mode():
-            found = self._network((pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std)
-            vectors: np.ndarray = torch.nn.functional.normalize(found.float(), dim=-1).numpy()
-        return vectors
+        return self._describes([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in images])
 
     @cached_property
-    def _network(self) -> Any:
-        import torch
-
-        try:
-            network: Any = torch.jit.load(self.descriptor, map_location="cpu")  # type: ignore[no-untyped-call]
-            return network.eval()
-        except RuntimeError as err:
-            raise ConfigError(f"stages.leakage.descriptor: no TorchScript file: {str(err).splitlines()[0]}") from err
+    def _describes(self) -> Descriptor:
+        return Descriptor(self.descriptor, self.descriptor_side_px, self.descriptor_mean, self.descriptor_std)
 
 
 class _Items:
@@ -236,14 +226,7 @@ class _Items:
                 f"stages.leakage: samples' embeddings have {mine.shape[1]} numbers, the evaluation sets' "
                 f"{self._vectors.shape[1]}: index them with the model that scores"
             )
-        best, where = np.full(len(mine), -2.0, np.float32), np.zeros(len(mine), np.int64)
-        step = max(1, _COSINES // len(mine))
-        for start in range(0, len(self._vectors), step):
-            cosines = mine @ self._vectors[start : start + step].astype(np.float32).T
-            at = cosines.argmax(axis=1)
-            top = cosines[np.arange(len(mine)), at]
-            better = top > best
-            best[better], where[better] = top[better], at[better] + start
+        where, best = most_alike(mine, self._vectors)
         hit = best >= cosine
         return rows[hit], self._vector_rows[where[hit]], (1 - best[hit]).astype(float)
 
@@ -256,10 +239,3 @@ class _Items:
         told, first, counts = np.unique(row[shared], return_index=True, return_counts=True)
         own = 1 - counts / np.bincount(row, minlength=len(texts))[told]
         return told, self._gram_rows[at[shared][first]], own
-
-
-def _square(data: bytes, side_px: int) -> np.ndarray:
-    from PIL import Image
-
-    picture = Image.open(io.BytesIO(data)).convert("RGB").resize((side_px, side_px), Image.Resampling.BICUBIC)
-    return np.array(picture)

@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from curation.errors import ConfigError
-from curation.reports.calibrate import calibrate_keep, calibrate_precision, score_pairs, scores_of_dump
+from curation.evalsets import index_evalset
+from curation.reports.calibrate import (
+    calibrate_keep,
+    calibrate_leakage,
+    calibrate_precision,
+    score_pairs,
+    scores_of_dump,
+)
+from curation.store import Store
 from tests.curation.conftest import World
 
 
@@ -69,3 +78,43 @@ def test_values_of_a_dump_by_group(world: World) -> None:
     found = scores_of_dump(world.store, recipe, "crawl", shards, "min_side", "partition")
     every = np.concatenate(list(found.values()))
     assert sorted(every.tolist()) == [20, 300, 400]  # also what the gate dropped
+
+
+def plain_pictures(folder: Path, tints: list[int]) -> Path:
+    folder.mkdir()
+    for at, tint in enumerate(tints):
+        Image.new("RGB", (16, 16), (255, tint, 0)).save(folder / f"{at:03d}.png")
+    return folder
+
+
+def tint(pictures: object) -> np.ndarray:
+    colours = np.array([picture.mean(axis=(0, 1)) for picture in pictures])  # type: ignore[attr-defined]
+    return np.asarray(colours / np.linalg.norm(colours, axis=1, keepdims=True))
+
+
+def test_a_leakage_threshold_lets_through_as_many_unrelated_pictures_as_is_said(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    evalset = plain_pictures(tmp_path / "set", [0, 1])
+    unrelated = plain_pictures(tmp_path / "others", list(range(20, 220)))  # the smaller the number, the more alike
+    index_evalset(store, "reds", evalset, describe=tint, space="tint")
+    found = calibrate_leakage(store, "reds", unrelated, tint, "tint", 0.05)
+    assert (found.pictures, found.checked) == (100, 100)
+    cosines = (
+        tint([np.full((1, 1, 3), (255, at, 0)) for at in range(20, 220)]) @ tint([np.full((1, 1, 3), (255, 1, 0))]).T
+    )
+    taken = cosines[:, 0] >= found.embedding_cosine
+    assert taken[::2].sum() == 5
+    assert found.false_positives == taken[1::2].sum()
+    assert found.false_positive_rate_95[0] < 0.05 < found.false_positive_rate_95[1]
+    assert found.nearest[0][:2] == ("000.png", "001.png")
+    ElementTree.fromstring(found.svg)
+    assert json.dumps(found.to_json())
+    with pytest.raises(ConfigError, match=r"a rate of 0\.001 needs 2000"):
+        calibrate_leakage(store, "reds", unrelated, tint, "tint", 0.001)
+    with pytest.raises(ConfigError, match="is embedded in 'tint', the pictures would be in 'embedded'"):
+        calibrate_leakage(store, "reds", unrelated, tint, "embedded", 0.05)
+    with pytest.raises(ConfigError, match="index-evalset blues"):
+        calibrate_leakage(store, "blues", unrelated, tint, "tint", 0.05)
+    (unrelated / "x.png").write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match=r"x\.png: no picture"):
+        calibrate_leakage(store, "reds", unrelated, tint, "tint", 0.05)
