@@ -59,7 +59,10 @@ def run(
     recipe: RecipeOrFile,
     dump: Annotated[str, typer.Option(help="Name of the crawl; Common Crawl's own, or one that you choose.")],
     source: Annotated[
-        str, typer.Option(help="Folder, glob or s3:// prefix of WAT or WARC files; empty: Common Crawl.")
+        str,
+        typer.Option(
+            help="Folder, glob or s3:// prefix of WAT or WARC files, or a .yaml of annotated sets; empty: Common Crawl."
+        ),
     ] = "",
     shards: Annotated[str, typer.Option(help="Numbers and ranges, such as 0-3,7; empty: the whole block.")] = "",
     block: Annotated[int, typer.Option(help="Which thousand of shards, from 0.")] = 0,

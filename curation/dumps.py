@@ -7,6 +7,7 @@ import json
 from functools import lru_cache
 
 from curation.errors import BadShardError, ConfigError
+from curation.sources.annotated import is_location, names_sets
 from curation.sources.archives import ArchiveKind, list_archives, open_archive
 from curation.sources.common_crawl import KNOWN_DUMPS, fetch_dumps
 from curation.sources.url_table import Columns, check_columns
@@ -35,11 +36,18 @@ def refresh_dumps(store: Store) -> list[str]:
 def register(store: Store, dump: str, source: str, kind: ArchiveKind) -> int:
     """List the dump's archives and keep the list in the store; returns their number.
 
-    A list that stands there already is kept as it is: shard 00007 is the same archive for ever. Raises ConfigError
+    A source that ends in .yaml names annotated sets (sources/annotated.py), whatever the recipe's archives are. A list
+    that stands there already is kept as it is: shard 00007 is the same archive for ever. Raises ConfigError
     when the source has none.
     """
     if not dump or "/" in dump or dump.startswith("."):
         raise ConfigError(f"dump {dump!r}: give a name without slashes, such as CC-MAIN-2026-05")
+    if names_sets(source):
+        if any(store.exists(_key(dump, other)) for other in ("wat", "warc", "url_table")):
+            raise ConfigError(f"dump {dump}: it holds archives of a crawl; give the annotated sets a dump of their own")
+        kind = "annotated"
+    elif store.exists(_key(dump, "annotated")):
+        return len(archives_of(store, dump, kind))
     if not store.exists(_key(dump, kind)):
         archives = list_archives(source, kind)
         content = gzip.compress(json.dumps(archives).encode(), mtime=0)
@@ -50,6 +58,8 @@ def register(store: Store, dump: str, source: str, kind: ArchiveKind) -> int:
 def check_table(store: Store, dump: str, columns: Columns) -> None:
     """Raise ConfigError when the first of the dump's URL tables lacks a column that extract would look for."""
     first = archive(store, dump, 0, "url_table")
+    if is_location(first):
+        return
     try:
         with open_archive(first) as stream:
             check_columns(stream, first, columns)
@@ -58,7 +68,10 @@ def check_table(store: Store, dump: str, columns: Columns) -> None:
 
 
 def archives_of(store: Store, dump: str, kind: str) -> list[str]:
-    """Locations of the dump's archives by shard number. Raises ConfigError for a dump that is not registered."""
+    """Locations of the dump's archives by shard number; annotated sets are what they are under any recipe.
+
+    raises  ConfigError for a dump that is not registered
+    """
     return list(_archives(store.root, dump, kind))
 
 
@@ -72,11 +85,12 @@ def archive(store: Store, dump: str, shard: int, kind: str) -> str:
 
 @lru_cache(maxsize=8)
 def _archives(root: str, dump: str, kind: str) -> tuple[str, ...]:
-    try:
-        content = Store(root).read_bytes(_key(dump, kind))
-    except FileNotFoundError:
-        raise ConfigError(f"dump {dump!r} is not registered in {root}: give its source") from None
-    return tuple(json.loads(gzip.decompress(content)))
+    for each in ("annotated", kind):
+        try:
+            return tuple(json.loads(gzip.decompress(Store(root).read_bytes(_key(dump, each)))))
+        except FileNotFoundError:
+            continue
+    raise ConfigError(f"dump {dump!r} is not registered in {root}: give its source")
 
 
 def _key(dump: str, kind: str) -> str:

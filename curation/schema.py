@@ -49,7 +49,7 @@ _DECLARED: dict[str, Column] = {
     "text": Column(pa.string(), "extract", "caption: the alt (or other kind) after clean_text"),
     "alt": Column(pa.string(), "extract", "text as found in the page, entities decoded"),
     "text_kind": Column(
-        pa.string(), "extract", "alt, title, aria-label, figcaption, og, json-ld; table: a URL table's"
+        pa.string(), "extract", "alt, title, aria-label, figcaption, og, json-ld; table: a URL table's; annotated"
     ),
     "page_url": Column(pa.string(), "extract", "page on which the pair stands", "", "none named: a URL table"),
     "page_language": Column(pa.string(), "extract", "html lang attribute, primary subtag", "", "none declared"),
@@ -72,6 +72,13 @@ _DECLARED: dict[str, Column] = {
     "expected_phash": Column(
         pa.string(), "extract", "imagehash.phash of the picture, as a URL table says", "16 hex digits", "none given"
     ),
+    "picture_ref": Column(
+        pa.string(), "extract", "where the picture of an annotated set lies, JSON", "", "on the web: at url"
+    ),
+    "annotated_set": Column(pa.string(), "extract", "annotated set that the pair comes from", "", "the crawl's"),
+    "annotated_item": Column(pa.string(), "extract", "the pair's own id in that set", "", "the crawl's"),
+    "licence": Column(pa.string(), "extract", "licence that the set gives for the pair", "", "none given"),
+    "text_origin": Column(pa.string(), "extract", "who wrote the text: web, human, synthetic (a model)"),
     # pairs
     "known_pair": Column(
         pa.string(),

@@ -39,6 +39,8 @@ class Fault(StrEnum):
     NOT_AN_IMAGE = "not_an_image"  # HTML, SVG, video...: the bytes are of no format we decode
     BAD_IMAGE = "bad_image"  # an image format, but the decoder failed
     IMAGE_TOO_LARGE = "image_too_large"  # more pixels than the limit
+    PICTURE_MISSING = "picture_missing"  # an annotated set names a file that is not there
+    PICTURE_REFUSED = "picture_refused"  # an annotated set names a file outside its own folder
     # caption
     NO_CAPTION = "no_caption"  # the model or the endpoint gave none
 
@@ -81,6 +83,7 @@ HEALS: frozenset[str] = frozenset(
     [
         *(Fault.DNS_FAILED, Fault.TLS_FAILED, Fault.CONNECTION_FAILED, Fault.TIMEOUT, Fault.TRUNCATED_BODY),
         *(Fault.HTTP_429, Fault.HTTP_5XX, Fault.HOST_SUSPENDED, Fault.DEADLINE, Fault.BYTE_BUDGET),
+        Fault.PICTURE_MISSING,
     ]
 )
 """Faults that another day may heal: what `curation retry` fetches again."""

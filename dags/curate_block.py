@@ -31,7 +31,7 @@ LABEL = "{{ '%05d' % task.op_kwargs.shard }}"
 MAPPED = {"map_index_template": LABEL, "trigger_rule": "none_failed"}  # go on where the recipe leaves out a stage
 TEXTS = {
     "dump": "Name of the crawl; with an empty source, one of Common Crawl's.",
-    "source": "Folder, glob or s3:// prefix of the archives; empty: Common Crawl, by the dump's name.",
+    "source": "Folder, glob or s3:// prefix of archives, or .yaml of annotated sets; empty: Common Crawl, by its name.",
     "block": "Which thousand of shards, from 0.",
     "shards": "Numbers and ranges within the dump; empty: the whole block.",
     "recipe": "Which dataset is made: stages, models and thresholds.",

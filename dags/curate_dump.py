@@ -29,7 +29,7 @@ from curation_dumps import DumpTimetable
 
 TEXTS = {
     "dump": "Name of the crawl; empty: the run's partition key, one of Common Crawl's.",
-    "source": "Folder, glob or s3:// prefix of the archives; empty: Common Crawl, by the dump's name.",
+    "source": "Folder, glob or s3:// prefix of archives, or .yaml of annotated sets; empty: Common Crawl, by its name.",
     "blocks": "Numbers and ranges of the dump's thousands of archives; empty: all.",
     "recipe": "Which dataset is made: stages, models and thresholds.",
     "overrides": 'Settings to change in the recipe, by dotted name: {"gates.too_small.at_least": 128}.',

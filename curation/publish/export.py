@@ -30,7 +30,10 @@ from curation.verdicts import Verdict
 FORMAT = 2  # of the files: raised when the same samples come out as other bytes
 # bytes of their own kind, and the marks of the gates: the same for every sample that is kept
 _NO_METADATA = frozenset(
-    ["image", "img_emb", "txt_emb", "sample_id", "verdict", "fault", "duplicate_pair", "url_class", "text_class"]
+    [
+        *("image", "img_emb", "txt_emb", "sample_id", "verdict", "fault", "duplicate_pair", "url_class", "text_class"),
+        "picture_ref",  # a path on the machine that read it
+    ]
 )
 _EMBEDDINGS = ("img_emb", "txt_emb")
 _DOMAINS_A_SHARD = 300

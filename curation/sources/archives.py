@@ -9,20 +9,22 @@ from typing import BinaryIO, Literal, cast
 from urllib.parse import urlsplit
 
 from curation.errors import BadShardError, ConfigError
-from curation.sources import common_crawl, url_table
+from curation.sources import annotated, common_crawl, url_table
 from curation.sources.remote import RemoteStream, http_ranges, list_s3, s3_ranges
 
-ArchiveKind = Literal["wat", "warc", "url_table"]
+ArchiveKind = Literal["wat", "warc", "url_table", "annotated"]
 _COMPRESSIONS = ("", ".gz", ".zst", ".lz4")
 
 
 def list_archives(source: str, kind: ArchiveKind) -> list[str]:
-    """Locations of a dump's archives, sorted; of URL tables those of their shards (url_table.shard_locations).
+    """Locations of a dump's archives, sorted; of tables and annotated sets those of their shards.
 
     source  a folder (searched to its depths), file or glob, local or s3://bucket/prefix; one http(s):// file; or a
             Common Crawl id such as CC-MAIN-2026-05, whose wat.paths.gz or warc.paths.gz is read
     raises  ConfigError that names `source` when there is nothing of this kind or it cannot be read
     """
+    if kind == "annotated":
+        return _annotated_shards(source)
     if common_crawl.is_dump(source) and kind != "url_table":
         return common_crawl.list_archives(source, kind)
     try:
@@ -48,6 +50,8 @@ def open_archive(location: str) -> BinaryIO:
     raises    BadShardError when there is no such archive or it may not be read; OutageError, here or from read(), when
               the network or the server fails. A remote stream never ends before its announced length.
     """
+    if annotated.is_location(location):
+        location = annotated.parse_location(location).path
     location, _ = url_table.split_location(location)
     ranges = _ranges(location)
     if ranges is not None:
@@ -74,6 +78,18 @@ def _files(source: str, kind: ArchiveKind) -> list[str]:
 def _table_shards(path: str) -> list[str]:
     with open_archive(path) as stream:
         return url_table.shard_locations(stream, path)
+
+
+def _annotated_shards(source: str) -> list[str]:
+    found: list[annotated.AnnotatedShard] = []
+    for one in annotated.load_sets(source):
+        for path in annotated.files_of(one):
+            try:
+                with open_archive(path) as stream:
+                    found += annotated.shards_of(one, path, stream)
+            except BadShardError as error:
+                raise ConfigError(f"source: set {one.name}: {error}") from error
+    return [shard.location for shard in found]
 
 
 def _in_folder(source: str, kind: ArchiveKind) -> list[str]:

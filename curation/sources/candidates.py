@@ -37,7 +37,7 @@ class Chosen(NamedTuple):
     url: str
     raw: str
     text: str
-    kind: TextKind | Literal["table"]
+    kind: TextKind | Literal["table", "annotated"]
     text_class: str
 
 

@@ -71,7 +71,7 @@ def shard_locations(stream: BinaryIO, path: str) -> list[str]:
     raises  BadShardError for a file that is no table
     """
     try:
-        rows = _opened(stream).count()
+        rows = open_table(stream).count()
     except _DAMAGE as error:
         raise _no_table(path, error) from error
     return [f"{path}#rows={first}-{min(first + SHARD_ROWS, rows)}" for first in range(0, rows, SHARD_ROWS)]
@@ -81,7 +81,7 @@ def check_columns(stream: BinaryIO, location: str, columns: Columns) -> None:
     """Raise BadShardError, naming the field to set, when the table lacks a column; reads its head alone."""
     path, _ = split_location(location)
     try:
-        _named(columns, _opened(stream).names, path)
+        _named(columns, open_table(stream).names, path)
     except _DAMAGE as error:
         raise _no_table(path, error) from error
 
@@ -96,10 +96,10 @@ def read_rows(stream: BinaryIO, location: str, tally: Counter[str], columns: Col
     path, wanted = split_location(location)
     wanted = wanted or range(1 << 62)
     try:
-        table = _opened(stream)
+        table = open_table(stream)
         named = _named(columns, table.names, path)
         for first, batch in table.batches(list(named.values()), wanted):
-            columns_of = {role: _strings(batch.column(name), table.encoding) for role, name in named.items()}
+            columns_of = {role: strings(batch.column(name), table.encoding) for role, name in named.items()}
             cells = [columns_of.get(role, [""] * batch.num_rows) for role in _NAMES]
             tally["records"] += batch.num_rows
             for number, (url, text, sha256, phash) in enumerate(zip(*cells, strict=True), first):
@@ -123,6 +123,19 @@ class _Parquet:
     def count(self) -> int:
         return int(self._file.metadata.num_rows)
 
+    def bytes_column(self, name: str) -> str:
+        """Path of a column that holds files: itself, or `bytes` in a structure as `datasets` writes it; "" for none."""
+        kind = self._file.schema_arrow.field(name).type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            return f"{name}.bytes"
+        return name if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) else ""
+
+    def largest_group(self, path: str) -> int:
+        """Bytes of a column's largest row group, uncompressed."""
+        groups = (self._file.metadata.row_group(at) for at in range(self._file.num_row_groups))
+        columns = (group.column(at) for group in groups for at in range(group.num_columns))
+        return max((column.total_uncompressed_size for column in columns if column.path_in_schema == path), default=0)
+
     def batches(self, names: list[str], wanted: range) -> Iterator[tuple[int, pa.RecordBatch]]:
         end = 0
         groups: list[int] = []
@@ -142,6 +155,14 @@ class _Csv:
         self._stream, self._header, self._delimiter = stream, header, delimiter
         self.names = names
         self.bad_lines = 0
+
+    def bytes_column(self, name: str) -> str:
+        """None holds files."""
+        return ""
+
+    def largest_group(self, path: str) -> int:
+        """There are no row groups."""
+        return 0
 
     def count(self) -> int:
         return sum(batch.num_rows for batch in self._read(self.names[:1]))
@@ -174,7 +195,8 @@ class _Csv:
         return "skip"
 
 
-def _opened(stream: BinaryIO) -> _Parquet | _Csv:
+def open_table(stream: BinaryIO) -> _Parquet | _Csv:
+    """A table: names, count(), batches(names, rows). Raises what pyarrow does for a file that is none."""
     magic = stream.read(4)
     stream.seek(0)
     if magic == b"PAR1":
@@ -225,7 +247,7 @@ def _named(columns: Columns, names: Sequence[str], path: str) -> dict[str, str]:
     return named
 
 
-def _strings(column: pa.Array, encoding: str) -> list[str]:
+def strings(column: pa.Array, encoding: str) -> list[str]:
     """Cells as text, "" for null; their bytes are UTF-8, which whoever wrote the table may not have checked."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()

@@ -24,6 +24,7 @@ from curation.errors import BadShardError
 from curation.images.phash import PHASH
 from curation.images.spool import Spool
 from curation.schema import COLUMNS, schema
+from curation.sources.annotated import SCHEME
 from curation.stages.base import Resource, Stage, Tally, runtime
 from curation.verdicts import HEALS, Fault
 from curation.web.consent import UNREACHABLE
@@ -57,7 +58,7 @@ class Download(Stage):
     name: ClassVar[str] = "download"
     version: ClassVar[int] = 3  # 3: libcurl; exif, same_on_host, identity, phash_distance; large pictures by blocks
     resource: ClassVar[Resource] = "io"
-    consumes: ClassVar[pa.Schema] = schema("url", "page_opt_out", "expected_sha256", "expected_phash")
+    consumes: ClassVar[pa.Schema] = schema(*("url", "page_opt_out", "expected_sha256", "expected_phash", "picture_ref"))
 
     side_px: int = Field(
         256, ge=16, le=4096, description="pictures are shrunk until the shorter side has this; never enlarged"
@@ -168,6 +169,8 @@ class Download(Stage):
     def recheck(self, urls: Iterable[str]) -> Iterator[tuple[str, str | None, str | None]]:
         """Ask hosts whether pictures may still be used, by the rules of the download; no body is fetched.
 
+        Pictures of annotated sets have no host to ask.
+
         yields  url; None, or the reason (a consent fault: it is refused now; another: it could not be asked, or is
                 gone); the evidence
         """
@@ -182,6 +185,8 @@ class Download(Stage):
 
             try:
                 for url in urls:
+                    if url.startswith(SCHEME):
+                        continue
                     asked.append((url, loop.submit(fetcher.ask(url))))
                     if len(asked) >= _AHEAD_ROWS:
                         yield answer()
@@ -292,6 +297,7 @@ class _Task:
 
     def __init__(self, settings: Download, fetcher: Fetcher, decoders: Decoders, spool: Spool) -> None:
         self._settings, self._fetcher, self._decoders, self._spool = settings, fetcher, decoders, spool
+        self._reading = asyncio.Semaphore(settings._plan().decoders + 1)
         self._asked: WeakValueDictionary[str, asyncio.Task[Row]] = WeakValueDictionary()
 
     async def rows(self, entering: list[Row], before: list[Row | None]) -> list[Row]:
@@ -306,7 +312,7 @@ class _Task:
             task = self._asked.get(row["url"])
             again = task is not None
             if task is None:
-                task = asyncio.create_task(self._row(row["url"]))
+                task = asyncio.create_task(self._row(row["url"], row["picture_ref"]))
                 self._asked[row["url"]] = task
             measured = await task
             healed = retrying and measured["fault"] is None
@@ -314,7 +320,9 @@ class _Task:
 
         return list(await asyncio.gather(*(one(row, found) for row, found in zip(entering, before, strict=True))))
 
-    async def _row(self, url: str) -> Row:
+    async def _row(self, url: str, picture_ref: str | None) -> Row:
+        if picture_ref is not None:
+            return await self._local(picture_ref)
         response = await self._fetcher.fetch(url)
         row: Row = {
             "fault": response.fault and str(response.fault),
@@ -330,6 +338,17 @@ class _Task:
             finally:
                 response.share.release()
         return row
+
+    async def _local(self, picture_ref: str) -> Row:
+        """A picture of an annotated set, under the same limits; no more are in memory than decoders can take."""
+        from curation.sources.annotated_pictures import Unreadable, read_picture
+
+        async with self._reading:
+            try:
+                body = await asyncio.to_thread(read_picture, picture_ref, self._settings.max_bytes)
+            except Unreadable as error:
+                return {"fault": str(error.fault)}
+            return {"fault": None} | await self._decoded(body)
 
     async def _decoded(self, body: bytes | bytearray) -> Row:
         row: Row = {"body_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Annotated, BinaryIO, ClassVar, Literal
+from typing import Annotated, BinaryIO, ClassVar, Literal, NamedTuple
 
 import pyarrow as pa
 from pydantic import Field, field_validator
 
 from curation import schema
-from curation.sources import url_table, warc, wat
+from curation.sources import annotated, url_table, warc, wat
 from curation.sources.candidates import Chosen, Page, TextKind, choose_texts
 from curation.stages.base import Pin, Resource, Stage, Tally, runtime
 from curation.text.clean import clean_text, text_class
@@ -35,6 +35,7 @@ _PATTERN_NAME = re.compile(
 _SPRITES = re.compile(r"(?:.*[_.-])?sprites?(?:[_.-].*)?\.(?:png|gif|webp|jpe?g)")
 
 
+_RAW_CHARS = 8  # of a text for each that is kept: the rest of a book sent as a caption is not even cleaned
 _NO_PAGE = Page("", None, frozenset(), [], 0)
 
 
@@ -46,7 +47,7 @@ class Extract(Stage):
     """
 
     name: ClassVar[str] = "extract"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7  # 7: annotated sets and their provenance
     resource: ClassVar[Resource] = "cpu"
     consumes: ClassVar[pa.Schema] = pa.schema([])
 
@@ -116,6 +117,9 @@ class Extract(Stage):
         tally     gets records, records_bad(_*), pages, links_seen, links_without_text, archive_truncated, bytes_read
         raises    BadShardError when nothing can be read as what it should be; what the stream raises
         """
+        if annotated.is_location(location):
+            yield from self._read_annotated(stream, annotated.parse_location(location), tally)
+            return
         if self.archive == "url_table":
             yield from self._read_table(stream, location, tally)
             return
@@ -149,6 +153,30 @@ class Extract(Stage):
         if len(rows):
             yield rows.batch()
 
+    def _read_annotated(
+        self, stream: BinaryIO, shard: annotated.AnnotatedShard, tally: Tally
+    ) -> Iterator[pa.RecordBatch]:
+        one = shard.annotated
+        rows = _Rows(self, shard.path)
+        for record in annotated.read_records(stream, shard, tally):
+            tally["links_seen"] += 1
+            raw = record.text[: _RAW_CHARS * self.max_text_chars]
+            text = clean_text(raw, self.max_text_chars)
+            if not text:
+                tally["links_without_text"] += 1
+                continue
+            url = canonical(annotated.picture_url(one.name, record.picture))
+            licence = _sendable(record.licence or one.licence)[: self.max_text_chars] or None
+            provenance = _Provenance(
+                annotated.place_json(shard, record), one.name, _sendable(record.item)[:200], licence, one.origin
+            )
+            chosen = Chosen(url, raw, text, "annotated", text_class(text))
+            rows.add(_NO_PAGE._replace(offset=record.number), chosen, False, provenance=provenance)
+            if len(rows) == _BATCH_ROWS:
+                yield rows.batch()
+        if len(rows):
+            yield rows.batch()
+
     def _pages(self, stream: BinaryIO, location: str, tally: Tally) -> Iterator[Page]:
         if self.archive == "wat":
             return wat.read_pages(stream, location, tally, max_record_bytes=self.max_record_bytes)
@@ -159,10 +187,13 @@ class Extract(Stage):
 
 def url_class(url: str, settings: Extract, blocked: Blocklist | None) -> str:
     """Class of a canonical URL: ok, or the first that holds of scheme, length, host, blocked, extension, pattern."""
-    if not url.startswith(("http://", "https://")):
+    local = url.startswith(annotated.SCHEME)
+    if not local and not url.startswith(("http://", "https://")):
         return "scheme"
     if len(url) > settings.max_url_chars:
         return "length"
+    if local:
+        return "ok"
     host, counts = _host(url[: url.find("/", 8)])
     if not host or len(host) > settings.max_host_chars:
         return "host"
@@ -189,6 +220,19 @@ def _blocks_host(blocked: Blocklist, host: str) -> bool:
     return blocked.blocks_host(host)
 
 
+class _Provenance(NamedTuple):
+    """Where a pair comes from, and where its picture lies when it is not on the web."""
+
+    picture_ref: str | None = None
+    annotated_set: str | None = None
+    annotated_item: str | None = None
+    licence: str | None = None
+    text_origin: str = "web"
+
+
+_WEB = _Provenance()
+
+
 class _Rows:
     """The rows of the batch at hand, and the identities of all rows of the shard (8 bytes of each)."""
 
@@ -196,6 +240,7 @@ class _Rows:
         *("sample_id", "url", "text", "alt", "text_kind", "page_url", "page_language", "page_opt_out"),
         *("warc_record_offset", "url_class", "text_class", "n_chars", "n_words", "duplicate_pair"),
         *("expected_sha256", "expected_phash"),
+        *_Provenance._fields,
     )
 
     def __init__(self, settings: Extract, location: str) -> None:
@@ -209,7 +254,13 @@ class _Rows:
         return len(self._rows)
 
     def add(
-        self, page: Page, chosen: Chosen, refuses: bool, sha256: str | None = None, phash: str | None = None
+        self,
+        page: Page,
+        chosen: Chosen,
+        refuses: bool,
+        sha256: str | None = None,
+        phash: str | None = None,
+        provenance: _Provenance = _WEB,
     ) -> None:
         settings = self._settings
         url, raw, text, kind, class_ = chosen
@@ -219,7 +270,7 @@ class _Rows:
             *(identity, url[: settings.max_url_chars], text, _sendable(raw[: settings.max_text_chars]), kind),
             *(_sendable(page.url[: settings.max_url_chars]) or None, page.language, refuses, page.offset),
             *(url_class(url, settings, self._blocked), class_, len(text), text.count(" ") + 1, short in self._seen),
-            *(sha256, phash),
+            *(sha256, phash, *provenance),
         )
         self._seen.add(short)
         self._rows.append(row)
