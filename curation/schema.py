@@ -143,11 +143,31 @@ _DECLARED: dict[str, Column] = {
     "safety_tag": Column(pa.string(), "safety", "safe, unsure, unsafe", "", _UNMEASURED),
     "safety_reason": Column(pa.string(), "safety", "what raised the tag", "", "nothing did"),
     # caption
-    "synthetic": Column(pa.string(), "caption", "synthetic caption", "", "none made"),
-    "itm_text": Column(pa.float32(), "caption", "image-text matching of the original text", "0..1", _UNMEASURED),
-    "itm_synthetic": Column(pa.float32(), "caption", "image-text matching of the synthetic", "0..1", "none made"),
-    "caption": Column(pa.string(), "caption", "text that the policy chose", "", "the policy chose none"),
-    "caption_source": Column(pa.string(), "caption", "text, synthetic", "", "the policy chose none"),
+    "synthetic": Column(pa.string(), "caption", "the synthetic caption, the best ranked of several", "", "none made"),
+    "synthetics": Column(pa.list_(pa.string()), "caption", "every synthetic caption, the best first", "", _UNMEASURED),
+    "synthetic_ranks": Column(
+        pa.list_(pa.float32()),
+        "caption",
+        "of synthetics, in their order: CLIP cosine; empty where there was nothing to rank",
+        "-1..1",
+        _UNMEASURED,
+    ),
+    "itm_text": Column(
+        pa.float32(), "caption", "match of the original text: ITM probability, or CLIP cosine", "0..1", _UNMEASURED
+    ),
+    "itm_synthetic": Column(pa.float32(), "caption", "match of the synthetic caption", "0..1", "none made"),
+    "caption": Column(pa.string(), "caption", "text that the policy chose, the first of captions", "", "none chosen"),
+    "caption_source": Column(pa.string(), "caption", "of caption: text, synthetic", "", "none chosen"),
+    "captions": Column(
+        pa.list_(pa.string()),
+        "caption",
+        "texts that the policy chose: each is published as a pair",
+        "",
+        _UNMEASURED,
+    ),
+    "caption_sources": Column(
+        pa.list_(pa.string()), "caption", "of captions, in their order: text, synthetic", "", _UNMEASURED
+    ),
     # leakage
     "leak_kind": Column(pa.string(), "leakage", "sha256, phash, embedding, text", "", "no hit"),
     "leak_set": Column(pa.string(), "leakage", "evaluation set that was hit", "", "no hit"),

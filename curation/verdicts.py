@@ -42,7 +42,9 @@ class Fault(StrEnum):
     PICTURE_MISSING = "picture_missing"  # an annotated set names a file that is not there
     PICTURE_REFUSED = "picture_refused"  # an annotated set names a file outside its own folder
     # caption
-    NO_CAPTION = "no_caption"  # the model or the endpoint gave none
+    NO_CAPTION = "no_caption"  # the model or the endpoint gave none, and the policy takes no other text
+    BAD_CAPTION = "bad_caption"  # what it gave is none: control characters alone, 100,000 words
+    OUT_OF_MEMORY = "out_of_memory"  # this picture alone has no room on the device
 
 
 class Verdict(StrEnum):

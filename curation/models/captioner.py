@@ -1,11 +1,13 @@
 """Captioners: pixels in, one sentence out, from the embedded model or any image-to-text model of transformers."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,10 +15,13 @@ from curation.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
     from transformers.image_processing_base import ImageProcessingMixin
 
 BATCH = 32  # pictures a forward pass; bounds memory, changes no result
+Dtype = Literal["float32", "bfloat16", "float16"]
+INSTRUCTION = "Describe this picture in one sentence."
+"""What a model that takes instructions is asked where nothing else is said."""
 
 
 @dataclass
@@ -30,10 +35,11 @@ class Captioner:
     """
 
     identity: str
-    _model: "PreTrainedModel"
-    _image_processor: "ImageProcessingMixin"
-    _tokenizer: "PreTrainedTokenizerBase"
-    _device: "torch.device"
+    model: PreTrainedModel
+    _image_processor: ImageProcessingMixin
+    _tokenizer: PreTrainedTokenizerBase
+    _device: torch.device
+    _processor: ProcessorMixin | None = None  # of a model that reads the picture among the tokens of a prompt
 
     def caption(
         self,
@@ -45,6 +51,7 @@ class Captioner:
         min_length: int = 5,
         max_length: int = 20,
         seed: int = 0,
+        prompt: str = "",
     ) -> list[str]:
         """Caption each picture: greedily, by beams, or by sampling from the nucleus.
 
@@ -54,6 +61,8 @@ class Captioner:
         min_length, max_length   length of the caption in tokens of the model, start and end not counted
         seed         of the sampling. Each picture has its own stream, seeded by `seed` and the picture's pixels: its
                      caption doesn't depend on its place or its company; other seeds give other captions of it
+        prompt       what the caption begins with, stripped from it (BLIP: "a picture of "); for a model that takes
+                     instructions (LLaVA, Qwen-VL) the question, INSTRUCTION where it is empty
         raises       ValueError for settings that contradict each other, or arrays that are no pictures
         source       Li et al. 2022 (BLIP), appendix: nucleus 0.9, lengths 5 to 20 of their demo; Holtzman et al. 2020
         """
@@ -75,40 +84,104 @@ class Captioner:
             }
             if top_p is not None:
                 settings["logits_processor"] = [nucleus(top_p, [picture_seed(image, seed) for image in part])]
+            inputs = self._inputs(part, prompt)
             with torch.inference_mode():
-                tokens = self._model.generate(pixel_values=self._pixels(part), **settings)
-            made += [text.strip() for text in self._tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+                tokens = self.model.generate(**inputs, **settings)
+            texts = self._tokenizer.batch_decode(_continued(tokens, inputs), skip_special_tokens=True)
+            # BLIP gives the prompt back, cut by the token that ends it
+            begin = prompt.strip().lower() if self._processor is None else ""
+            made += [text.strip().removeprefix(begin).strip() for text in texts]
         return made
 
-    def _pixels(self, images: Sequence[np.ndarray]) -> "torch.Tensor":
-        return pixel_values(self._image_processor, images).to(self._device)
+    def _inputs(self, images: Sequence[np.ndarray], prompt: str) -> dict[str, torch.Tensor]:
+        if self._processor is not None:
+            from PIL import Image
+
+            check_pictures(images)
+            asked = [_asked(self._processor, self.model.config.model_type, prompt)] * len(images)
+            # a list of one a text: some processors read a flat list as the pictures of one text
+            pictures = [[Image.fromarray(image)] for image in images]
+            inputs = dict(self._processor(images=pictures, text=asked, padding=True, return_tensors="pt"))
+        else:
+            inputs = {"pixel_values": pixel_values(self._image_processor, images)}
+            if prompt:
+                begin = self._tokenizer(prompt.strip(), return_tensors="pt").input_ids
+                inputs["input_ids"] = begin.repeat(len(images), 1)
+        dtype = self.model.dtype
+        return {
+            name: value.to(self._device, dtype) if value.is_floating_point() else value.to(self._device)
+            for name, value in inputs.items()
+        }
 
 
 @lru_cache(maxsize=4)  # one copy a process, however many shards it takes
-def load_captioner(name: str = "embedded", *, device: str = "auto") -> Captioner:
+def load_captioner(name: str = "embedded", *, device: str = "auto", dtype: Dtype = "float32") -> Captioner:
     """Load an image-to-text model of transformers: a local folder, a hub name, or "embedded".
 
-    device   "auto" is the first GPU, else the CPU; or any name torch knows. Weights are float32 everywhere
-    raises   ConfigError if the name leads to no model, or to one that captions no pictures
+    BLIP, BLIP-2, LLaVA, LLaVA-NeXT, Qwen2-VL and whatever else the Auto classes build with a generate().
+
+    device   "auto" is the first GPU, else the CPU; or any name torch knows
+    raises   ConfigError if the name leads to no model, to one that captions no pictures, or to weights that are not
+             all there: what is missing would be drawn at random and write nonsense
     """
-    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
     from curation.models import lite_blip  # noqa: F401  registers its classes with the Auto classes
     from curation.models.embedded_blip import assemble
 
     source = str(assemble.assembled("captioner")) if name == "embedded" else name
     try:
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype="float32")
+        model, found = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        require_all_weights(f"captioner {name!r}", found)
         image_processor = AutoImageProcessor.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
+        processor = None
+        if _reads_picture_tokens(model):
+            processor = AutoProcessor.from_pretrained(source)
+            processor.tokenizer.padding_side = "left"  # the caption continues at the right
     except (OSError, ValueError) as error:
         raise ConfigError(f"captioner {name!r} is not a loadable image-to-text model: {error}") from error
     where = torch_device(device)
     identity = assemble.identity("captioner") if name == "embedded" else weights_identity(name, model)
-    return Captioner(identity, model.eval().to(where), image_processor, tokenizer, where)
+    return Captioner(identity, model.eval().to(where), image_processor, tokenizer, where, processor)
 
 
-def nucleus(top_p: float, seeds: Sequence[int]) -> "LogitsProcessor":
+def require_all_weights(whose: str, found: dict[str, Any]) -> None:
+    """Raises ConfigError when from_pretrained had to draw weights at random; `found` is its loading info."""
+    if missing := sorted(found["missing_keys"]):
+        raise ConfigError(
+            f"{whose}: {len(missing)} weights are not in the files, such as {missing[0]}: the checkpoint is of another "
+            "kind of model; name one that was trained for this"
+        )
+
+
+def _reads_picture_tokens(model: PreTrainedModel) -> bool:
+    config = model.config
+    return any(getattr(config, key, None) is not None for key in ("image_token_id", "image_token_index")) and (
+        config.model_type not in ("blip", "lite_blip")  # their configuration has the field, their decoder no use for it
+    )
+
+
+def _asked(processor: ProcessorMixin, model_type: str, prompt: str) -> str:
+    """The text that a picture goes with: by the model's own template where it has one."""
+    if model_type in ("blip-2", "instructblip"):
+        return prompt  # their processors put the picture in front
+    content = [{"type": "image"}, {"type": "text", "text": prompt or INSTRUCTION}]
+    if getattr(processor, "chat_template", None):
+        text: str = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        return text
+    return f"USER: {processor.image_token}\n{prompt or INSTRUCTION} ASSISTANT:"  # LLaVA-1.5's, before templates
+
+
+def _continued(tokens: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What was written after the prompt; some models give the prompt back, some don't."""
+    prompt = inputs.get("input_ids")
+    if prompt is None or tokens.shape[1] < prompt.shape[1] or not tokens[:, : prompt.shape[1]].equal(prompt):
+        return tokens
+    return tokens[:, prompt.shape[1] :]
+
+
+def nucleus(top_p: float, seeds: Sequence[int]) -> LogitsProcessor:
     """Logits processor that makes greedy search sample: row i from its nucleus, with the stream of seeds[i].
 
     Adding Gumbel noise and taking the largest is drawing from the softmax (Gumbel-max); with a stream per row the draw
@@ -138,11 +211,9 @@ def picture_seed(image: np.ndarray, seed: int) -> int:
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
-def pixel_values(image_processor: "ImageProcessingMixin", images: Sequence[np.ndarray]) -> "torch.Tensor":
+def pixel_values(image_processor: ImageProcessingMixin, images: Sequence[np.ndarray]) -> torch.Tensor:
     """Model input, float32 (n, 3, side, side), of pictures uint8 (h, w, 3) by the model's own image processor."""
-    for image in images:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"expected a uint8 picture of shape (h, w, 3), found {image.dtype} {image.shape}")
+    check_pictures(images)
     # copied: torch warns about arrays that it may not write to, such as those of a decoder or a memory map
     copies = [np.array(image) for image in images]
     pixels: torch.Tensor = image_processor(
@@ -151,7 +222,14 @@ def pixel_values(image_processor: "ImageProcessingMixin", images: Sequence[np.nd
     return pixels
 
 
-def torch_device(device: str) -> "torch.device":
+def check_pictures(images: Sequence[np.ndarray]) -> None:
+    """Raises ValueError for an array that is no uint8 (h, w, 3)."""
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"expected a uint8 picture of shape (h, w, 3), found {image.dtype} {image.shape}")
+
+
+def torch_device(device: str) -> torch.device:
     """The torch device of a name; "auto" is the first GPU, else the CPU."""
     import torch
 
@@ -160,7 +238,7 @@ def torch_device(device: str) -> "torch.device":
     return torch.device(device)
 
 
-def weights_identity(name: str, model: "PreTrainedModel") -> str:
+def weights_identity(name: str, model: PreTrainedModel) -> str:
     """Name for receipts of a model that is not embedded: the hub's commit, or a digest of a folder's weights."""
     if commit := getattr(model.config, "_commit_hash", None):
         return f"{name}@{commit[:12]}"

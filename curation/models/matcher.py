@@ -1,4 +1,6 @@
-"""Image-text matchers: the probability that a text describes a picture, by BLIP's ITM head or the embedded one."""
+"""Image-text matchers: how well a text describes a picture, by BLIP's ITM head, the embedded one, or a CLIP."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from curation.errors import ConfigError
-from curation.models.captioner import pixel_values, torch_device, weights_identity
+from curation.models.captioner import pixel_values, require_all_weights, torch_device, weights_identity
+from curation.models.clip import Clip, load_clip
 
 if TYPE_CHECKING:
     import torch
@@ -29,10 +32,10 @@ class Matcher:
     """
 
     identity: str
-    _model: "PreTrainedModel"
-    _image_processor: "ImageProcessingMixin"
-    _tokenizer: "PreTrainedTokenizerBase"
-    _device: "torch.device"
+    model: PreTrainedModel
+    _image_processor: ImageProcessingMixin
+    _tokenizer: PreTrainedTokenizerBase
+    _device: torch.device
 
     def match(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
         """Probability that text i describes picture i: softmax of the ITM logits, column 1.
@@ -52,7 +55,7 @@ class Matcher:
                 list(texts[part]), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
             ).to(self._device)
             with torch.inference_mode():
-                logits = self._model(
+                logits = self.model(
                     input_ids=tokens.input_ids,
                     attention_mask=tokens.attention_mask,
                     pixel_values=pixel_values(self._image_processor, images[part]).to(self._device),
@@ -67,7 +70,7 @@ def load_matcher(name: str = "embedded", *, device: str = "auto") -> Matcher:
     """Load a matcher of the BLIP family (Salesforce/blip-itm-*): a local folder, a hub name, or "embedded".
 
     device   "auto" is the first GPU, else the CPU; or any name torch knows. Weights are float32 everywhere
-    raises   ConfigError if the name leads to no model, or to one without an ITM head
+    raises   ConfigError if the name leads to no model, or to one without an ITM head or its weights
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval
 
@@ -81,7 +84,8 @@ def load_matcher(name: str = "embedded", *, device: str = "auto") -> Matcher:
         config = AutoConfig.from_pretrained(source)
         if config.model_type not in classes or "ForImageTextRetrieval" not in str(config.architectures):
             raise ConfigError(f"matcher {name!r}: expected a BLIP retrieval model, found {config.architectures}")
-        model = classes[config.model_type].from_pretrained(source, dtype="float32")
+        model, found = classes[config.model_type].from_pretrained(source, dtype="float32", output_loading_info=True)
+        require_all_weights(f"matcher {name!r}", found)
         image_processor = AutoImageProcessor.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
@@ -89,3 +93,36 @@ def load_matcher(name: str = "embedded", *, device: str = "auto") -> Matcher:
     where = torch_device(device)
     identity = assemble.identity("matcher") if name == "embedded" else weights_identity(name, model)
     return Matcher(identity, model.eval().to(where), image_processor, tokenizer, where)
+
+
+@dataclass
+class ClipMatcher:
+    """A CLIP in the matcher's place: BLIP's filter asks the ITM head, whose probability a cosine is not."""
+
+    identity: str
+    clip: Clip
+
+    def match(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
+        """Cosine of text i and picture i: float32 (n,), -1..1. Raises ValueError for another number of texts."""
+        if len(images) != len(texts):
+            raise ValueError(f"expected one text per picture, found {len(images)} pictures and {len(texts)} texts")
+        return np.array([scores[0] for scores in self.rank(images, [[text] for text in texts])], np.float32)
+
+    def rank(self, images: Sequence[np.ndarray], texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """Cosines of a picture with each of its texts, float32; a picture is embedded once."""
+        pictures = self.clip.embed_images(images)
+        words = self.clip.embed_texts([text for several in texts for text in several])
+        ends = np.cumsum([len(several) for several in texts], dtype=np.int64)
+        parts = np.split(words, ends[:-1]) if len(texts) else []
+        return [part @ picture for part, picture in zip(parts, pictures, strict=True)]
+
+
+def load_clip_matcher(name: str, *, device: str = "auto") -> ClipMatcher:
+    """A CLIP by its name in one piece: embedded, hf-hub:ORG/MODEL, local-dir:PATH, or ARCHITECTURE/TAG of open_clip.
+
+    raises   ConfigError naming what is unknown or not installed
+    """
+    whole = name.startswith(("embedded", "hf-hub:", "local-dir:"))
+    architecture, _, pretrained = (name, "", "") if whole else name.partition("/")
+    clip = load_clip(architecture, pretrained or None, device=device)
+    return ClipMatcher(f"cosine of {clip.identity}", clip)

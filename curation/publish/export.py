@@ -19,7 +19,7 @@ from curation.publish.instruct import Groups, instruct_record, pretrain_record
 from curation.publish.parts import Part, Plan, manifest_key, part_key, read_part, read_plan, version_folder
 from curation.publish.quality import Quality
 from curation.publish.settings import Publish
-from curation.publish.writers import JsonWriter, TarWriter, file_of
+from curation.publish.writers import JsonWriter, TarWriter, file_of, pairs_of
 from curation.receipt import Receipt, digest
 from curation.recipe import Recipe
 from curation.runner import read_outcomes, receipt_of
@@ -203,14 +203,15 @@ class Outputs:
         self._groups = Groups(settings.max_images, settings.alike_bits, settings.seed)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Write a sample into each form."""
-        if self._tar:
-            hidden = _NO_METADATA - {"sample_id"}
-            self._tar.add_sample(row, {name: value for name, value in row.items() if name not in hidden})
-        if self._pretrain:
-            self._pretrain.add(pretrain_record(row))
-        if self._instruct:
-            self._instruct.add(instruct_record(row, self._seed))
+        """Write a sample into each form: all its pairs, but one picture of a multi-image record."""
+        hidden = _NO_METADATA - {"sample_id"}
+        for pair in pairs_of(row):
+            if self._tar:
+                self._tar.add_sample(pair, {name: value for name, value in pair.items() if name not in hidden})
+            if self._pretrain:
+                self._pretrain.add(pretrain_record(pair))
+            if self._instruct:
+                self._instruct.add(instruct_record(pair, self._seed))
         if self._several:
             self._groups.add(row)
 

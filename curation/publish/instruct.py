@@ -56,7 +56,7 @@ def instruct_record(row: dict[str, Any], seed: int) -> dict[str, Any]:
     # the picture before or after the question, as likely
     human = f"{MARK}\n{question}" if _draw("ab", seed, row["sample_id"], "side") == "a" else f"{question}\n{MARK}"
     return {
-        "id": row["sample_id"],
+        "id": "_".join([row["sample_id"], *row["key"].split("_")[1:]]),  # of a second pair of the picture: ..._2
         "image": image_path(row),
         "conversations": [{"from": "human", "value": human}, {"from": "gpt", "value": answer}],
     }

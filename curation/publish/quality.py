@@ -47,6 +47,7 @@ class Quality:
     def __init__(self, perplexity_model: str = "") -> None:
         self._perplexity_model = perplexity_model
         self._samples = 0
+        self._pairs = 0
         self._histograms = {name: np.zeros(_BINS, np.int64) for name in _RANGES}
         self._sums = dict.fromkeys(_RANGES, 0.0)
         self._counted: Counter[str] = Counter()
@@ -63,6 +64,7 @@ class Quality:
         if not rows:
             return
         self._samples += len(rows)
+        self._pairs += sum(max(1, len(row.get("captions") or ())) for row in rows)
         captions = [caption_of(row) for row in rows]
         self._texts += captions[: _TEXTS_A_SHARD - len(self._texts)]
         columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in _RANGES if name in rows[0]}
@@ -96,6 +98,7 @@ class Quality:
         """Plain data; merged() adds several."""
         return {
             "samples": self._samples,
+            "pairs": self._pairs,
             "histograms": {name: bins.tolist() for name, bins in self._histograms.items() if bins.any()},
             "sums": {name: total for name, total in self._sums.items() if self._counted[name]},
             "counted": dict(self._counted),
@@ -149,6 +152,7 @@ def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     words = int(lexical.pop("words", 0))
     return {
         "samples": sum(part["samples"] for part in parts),
+        "pairs": sum(part.get("pairs", part["samples"]) for part in parts),  # parts of before had one a sample
         "means": {name: sums[name] / counted[name] for name in measured},
         "quantiles": {
             name: {f"p{share * 100:02.0f}": _quantile(histograms[name], _RANGES[name], share) for share in _QUANTILES}

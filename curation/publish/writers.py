@@ -106,6 +106,20 @@ def caption_of(row: dict[str, Any]) -> str:
     return str(row.get("caption") or row["text"])
 
 
+def pairs_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The pairs that a sample gives: one, or one for each caption where the policy chose several.
+
+    Every pair has its own key, `KEY`, `KEY_2`, ..., and with it its own copy of the picture in a tar.
+    """
+    captions = row.get("captions") or [None]
+    sources = row.get("caption_sources") or [None]
+    more = zip(captions[1:], sources[1:], strict=True)
+    return [row] + [
+        row | {"key": f"{row['key']}_{number}", "caption": caption, "caption_source": source}
+        for number, (caption, source) in enumerate(more, 2)
+    ]
+
+
 def file_of(key: str, path: Path) -> File:
     """Key, size and sha256 of a finished file; read in pieces."""
     with path.open("rb") as file:

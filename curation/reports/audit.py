@@ -346,13 +346,16 @@ def _bound(bound: float | dict[str, float] | None, case: str) -> float | None:
     return bound.get(case) if isinstance(bound, dict) else bound
 
 
+_CAPTION_FAULTS = frozenset([Fault.NO_CAPTION, Fault.BAD_CAPTION, Fault.OUT_OF_MEMORY])
+
+
 @lru_cache(maxsize=1024)
 def _filter_of(reason: str | None) -> str:
     """Name of the filter that a reason belongs to; all faults of a stage are one."""
     if reason is None:
         return KEPT
     if reason in set(Fault):
-        return "caption fault" if reason == Fault.NO_CAPTION else "download fault"
+        return "caption fault" if reason in _CAPTION_FAULTS else "download fault"
     return reason
 
 

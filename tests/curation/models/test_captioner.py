@@ -17,6 +17,7 @@ from skimage import data
 
 from curation.errors import ConfigError
 from curation.models.captioner import Captioner, load_captioner
+from tests.curation.models.tiny import SAVERS, VOCABULARY
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -128,6 +129,27 @@ def test_blip_loads_through_the_same_door(tmp_path: Path) -> None:
     assert all(set(caption.split()) <= {"a", "dog", "runs", "red", "ball", "snow"} for caption in captions), captions
     assert any(captioner.caption(images, top_p=1.0, min_length=8))
     assert captioner.caption(images, top_p=0.9, seed=1)[1] == captioner.caption(images[1:], top_p=0.9, seed=1)[0]
+
+
+@pytest.mark.parametrize("family", SAVERS)
+def test_models_that_read_the_picture_among_words_load_through_the_same_door(family: str, tmp_path: Path) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    captioner = load_captioner(str(SAVERS[family](tmp_path / family)))
+    images = [data.astronaut()[:60, :40], data.coffee()[:40, :100], data.chelsea()[:30, :30]]
+    captions = captioner.caption(images, top_p=0.9, max_length=8)
+    assert all(set(caption.split()) <= set(VOCABULARY) and len(caption.split()) <= 8 for caption in captions), captions
+    assert captioner.caption(images[1:], top_p=0.9, max_length=8) == captions[1:]  # whatever else is in the batch
+    asked = captioner.caption(images, num_beams=2, prompt="a red dog", max_length=8)
+    assert all(len(caption.split()) <= 8 and not caption.startswith("a red dog") for caption in asked), asked
+
+
+def test_what_a_caption_begins_with_is_stripped_from_it(captioner: Captioner) -> None:
+    plain, begun = captioner.caption([data.coffee()])[0], captioner.caption([data.coffee()], prompt="two dogs")[0]
+    assert begun
+    assert not begun.startswith("two dogs")
+    assert begun != plain
 
 
 def test_identity_follows_the_weights(tmp_path: Path, captioner: Captioner) -> None:

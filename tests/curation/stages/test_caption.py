@@ -1,21 +1,182 @@
-import pytest
+"""The stage with real classes of transformers, of two layers each, on real pictures."""
 
-from curation.stages.caption import Policy, choose
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+from skimage import data
+
+pytest.importorskip("torch", reason="needs the extra: pip install curation[models]")
+
+import torch
+
+from curation.errors import ConfigError, OutageError
+from curation.models.captioner import Captioner
+from curation.stages.caption import Caption
+from curation.verdicts import Fault
+from tests.curation.conftest import jpeg
+from tests.curation.models.tiny import save_tiny_blip, save_tiny_itm
+
+TEXTS = ["a red ball", "a dog runs", "snow"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        captioner, matcher = save_tiny_blip(folder / "captioner"), save_tiny_itm(folder / "matcher")
+        yield {"captioner": str(captioner), "matcher": str(matcher)}
+
+
+def batch(images: Sequence[bytes] | None = None) -> pa.RecordBatch:
+    pictures = images or [jpeg(picture[:64, :64]) for picture in (data.astronaut(), data.coffee(), data.chelsea())]
+    columns = {
+        "sample_id": [f"{number:032x}" for number in range(len(pictures))],
+        "image": pictures,
+        "text": [TEXTS[number % 3] for number in range(len(pictures))],
+        "partition": ["en"] * len(pictures),
+    }
+    return pa.RecordBatch.from_pydict(columns, schema=Caption.consumes)
+
+
+def measured(stage: Caption, *batches: pa.RecordBatch) -> tuple[list[dict[str, Any]], Counter[str]]:
+    tally: Counter[str] = Counter()
+    answers = list(stage(iter(batches or [batch()]), tally))
+    assert all(answer.schema.equals(stage.produces) for answer in answers)
+    return [row for answer in answers for row in answer.to_pylist()], tally
+
+
+def test_everything_that_was_measured_is_kept(models: dict[str, str]) -> None:
+    stage = Caption(**models, policy="both_above_threshold", threshold=0)
+    rows, tally = measured(stage)
+    for row, text in zip(rows, TEXTS, strict=True):
+        assert row["captions"] == [text, row["synthetic"]]
+        assert row["caption_sources"] == ["text", "synthetic"]
+        assert (row["caption"], row["caption_source"]) == (text, "text")
+        assert row["synthetics"] == [row["synthetic"]]
+        assert 0 <= row["itm_text"] <= 1 >= row["itm_synthetic"] >= 0
+        assert row["fault"] is None
+    assert tally["captions"] == 3
+    assert set(stage.models) == {"captioner", "matcher", "sampling"}
+    assert stage.models["sampling"].startswith("1 x nucleus 0.9, seed 0, repetition penalty 1.1, 5 to 20 tokens")
+
+
+def test_an_empty_batch_and_no_batch(models: dict[str, str]) -> None:
+    assert measured(Caption(**models), batch().slice(0, 0))[0] == []
+    assert list(Caption(**models)(iter([]), Counter())) == []
+
+
+def test_the_best_of_several_is_ranked_by_clip(models: dict[str, str]) -> None:
+    rows, tally = measured(Caption(**models, policy="best_of_n", captions_per_image=4))
+    assert tally["captions"] == 12
+    for row in rows:
+        assert row["captions"] == [row["synthetic"]] == row["synthetics"][:1]
+        assert len(row["synthetics"]) == len(set(row["synthetics"])) > 1
+        assert row["synthetic_ranks"] == sorted(row["synthetic_ranks"], reverse=True)
+    assert rows == measured(Caption(**models, policy="best_of_n", captions_per_image=4))[0]
+
+
+def test_a_clip_stands_in_for_the_filter(models: dict[str, str]) -> None:
+    stage = Caption(
+        captioner=models["captioner"], matcher="clip:embedded", policy="best_above_threshold", threshold=0.9
+    )
+    rows, _ = measured(stage)
+    assert [row["captions"] for row in rows] == [[], [], []]  # no cosine of this model is near 0.9
+    assert [row["fault"] for row in rows] == [None] * 3
+    assert stage.models["matcher"].startswith("cosine of embedded/")
+
+
+def test_mix_follows_the_samples(models: dict[str, str]) -> None:
+    pictures = [jpeg(data.coffee()[:64, :64])] * 20
+    rows, _ = measured(Caption(**models, policy="mix", synthetic_share=0.5), batch(pictures))
+    sources = [row["caption_source"] for row in rows]
+    assert 4 < sources.count("synthetic") < 16
+    again, _ = measured(Caption(**models, policy="mix", synthetic_share=0.5, batch_size=3), batch(pictures))
+    assert [row["caption_source"] for row in again] == sources
+
+
+def test_a_batch_without_room_is_halved(models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, _ = measured(Caption(**models))
+    sizes: list[int] = []
+    caption = Captioner.caption
+
+    def short_of_memory(self: Captioner, images: Sequence[np.ndarray], **settings: Any) -> list[str]:
+        sizes.append(len(images))
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return caption(self, images, **settings)
+
+    monkeypatch.setattr(Captioner, "caption", short_of_memory)
+    rows, tally = measured(Caption(**models))
+    assert [row["synthetic"] for row in rows] == [row["synthetic"] for row in expected]
+    assert sizes == [3, 1, 1, 1]
+    assert tally["memory_shortages"] == 1
+
+    def no_memory(self: Captioner, images: Sequence[np.ndarray], **settings: Any) -> list[str]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Captioner, "caption", no_memory)
+    with pytest.raises(OutageError, match="no room"):
+        measured(Caption(**models))
+
+
+def test_what_the_model_writes_is_cleaned_or_refused(models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ["a dog\x00 runs\x1b\n in the snow", "word " * 100_000, ""]
+    monkeypatch.setattr(Captioner, "caption", lambda self, images, **settings: made)
+    rows, tally = measured(Caption(**models, policy="best_of_n", captions_per_image=2))
+    assert [row["synthetic"] for row in rows] == ["a dog runs in the snow", None, None]
+    assert [row["fault"] for row in rows] == [None, Fault.BAD_CAPTION, Fault.NO_CAPTION]
+    assert tally["captions_refused"] == 2
+    rows, _ = measured(Caption(**models, policy="both_above_threshold", threshold=0))
+    assert [len(row["captions"]) for row in rows] == [2, 1, 1]  # the original stands on its own
+    assert [row["fault"] for row in rows] == [None, None, None]
+
+
+def test_a_broken_picture_costs_one_sample(models: dict[str, str]) -> None:
+    good = jpeg(data.coffee()[:64, :64])
+    rows, _ = measured(Caption(**models), batch([good, b"\xff\xd8 no picture", good]))
+    assert [row["fault"] for row in rows] == [None, Fault.BAD_IMAGE, None]
+    assert rows[1]["captions"] is rows[1]["itm_text"] is None
+    assert rows[0]["synthetic"] == rows[2]["synthetic"]
+
+
+def test_one_model_in_both_roles_is_refused(models: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="captioner and matcher are both"):
+        Caption(captioner="x/y", matcher="x/y").check()
+    from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
+
+    written = BlipForConditionalGeneration.from_pretrained(models["captioner"])
+    folder = save_tiny_itm(tmp_path / "twin")
+    twin = BlipForImageTextRetrieval.from_pretrained(folder)
+    shared = {
+        name.replace("text_decoder.bert", "text_encoder"): weight for name, weight in written.state_dict().items()
+    }
+    twin.load_state_dict(shared, strict=False)
+    twin.save_pretrained(folder)
+    with pytest.raises(ConfigError, match=r"share 9\d% of their text weights"):
+        measured(Caption(captioner=models["captioner"], matcher=str(folder)))
+
+
+def test_a_checkpoint_of_another_kind_is_refused(models: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="weights are not in the files"):
+        measured(Caption(captioner=models["matcher"], matcher="clip:embedded"))
 
 
 @pytest.mark.parametrize(
-    ("policy", "itm_text", "itm_synthetic", "chosen"),
+    ("settings", "message"),
     [
-        ("keep_text", 0.0, 1.0, ("alt", "text")),
-        ("prefer_synthetic", 0.9, 0.95, ("made", "synthetic")),
-        ("prefer_synthetic", 0.1, 0.2, ("made", "synthetic")),
-        ("prefer_synthetic", 0.8, 0.8, ("alt", "text")),
-        ("prefer_synthetic", 0.79, 0.5, (None, None)),
-        ("best_above_threshold", 0.9, 0.95, ("made", "synthetic")),
-        ("best_above_threshold", 0.95, 0.9, ("alt", "text")),
-        ("best_above_threshold", 0.8, 0.8, ("alt", "text")),
-        ("best_above_threshold", 0.1, 0.79, (None, None)),
+        ({"policy": "best_of_n"}, "set captions_per_image to 2"),
+        ({"captions_per_image": 3, "num_beams": 2}, "set num_beams to 1"),
+        ({"matcher": "clip:embedded", "policy": "both_above_threshold"}, "set threshold"),
+        ({"min_length": 30}, "above max_length"),
     ],
 )
-def test_policies(policy: Policy, itm_text: float, itm_synthetic: float, chosen: tuple) -> None:
-    assert choose(policy, 0.8, "alt", "made", itm_text, itm_synthetic) == chosen
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Caption(**settings)
