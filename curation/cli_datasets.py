@@ -35,27 +35,37 @@ def publish(
     """Publish one version from all finished shards of several dumps.
 
     Shards whose samples are the same in the version before share its files. `latest` moves when every check of the
-    release is met, else the version is held and exit code 1 is given.
+    release is met, else the version is held and exit code 1 is given. With publish.splits the held-out parts are
+    published too, as RECIPE-val and RECIPE-test, and indexed as evaluation sets.
 
     * `curation publish laion-400m --dump CC-MAIN-2026-05 --dump CC-MAIN-2026-09`
     """
     from curation.block import recipe_key
     from curation.pipeline import saved_recipe
     from curation.publish.sources import finished_shards
-    from curation.publish.version import export_shard, finish_release, move_latest, plan_release
+    from curation.publish.version import export_shard, finish_release, move_latest, plan_release, select_version
 
     root = _store(store)
     pinned = saved_recipe(root, recipe_key(root, dump[-1], recipe))
     with err.status("reading receipts"):
         sources = {name: finished_shards(root, pinned, name) for name in dump}
         version = plan_release(root, pinned, sources)
+    if pinned.publish.selects:
+        with err.status("caps, balance, splits"):
+            select_version(root, pinned, version)
     for name, shards in sources.items():
         for number, shard in enumerate(shards, 1):
             with err.status(f"{name}: shard {number} of {len(shards)}"):
                 export_shard(root, pinned, version, name, shard)
     with err.status("checks, card and manifest"):
         key = finish_release(root, pinned, version)
-    _tell_release(pinned.name, version, move_latest(root, pinned.name, version), as_json, {"manifest": key})
+    told: dict[str, Any] = {"manifest": key}
+    if pinned.publish.splits and pinned.publish.splits.take == "train":
+        from curation.publish.heldout import publish_held_out
+
+        with err.status("held-out parts"):
+            told["held_out"] = publish_held_out(root, pinned, sources)
+    _tell_release(pinned.name, version, move_latest(root, pinned.name, version), as_json, told)
 
 
 def diff(
@@ -200,6 +210,53 @@ def takedown(
     out.print(Text(f"{receipt['n_samples']} samples taken down; receipt {receipt['id']}, audit {receipt['audit']}"))
 
 
+def balance(
+    recipe: RecipeArgument,
+    version: Annotated[str, typer.Argument(help="Version, or latest.")] = "latest",
+    listed: Annotated[int, typer.Option(min=0, help="Concepts to list of each kind.")] = 20,
+    spend: Annotated[int, typer.Option(min=0, help="A budget: spread so many slots over the rare concepts.")] = 0,
+    purpose: Annotated[
+        str, typer.Option("--for", help="What a slot buys: crawl, augment (a sample) or caption (a sample).")
+    ] = "crawl",
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws others.")] = 0,
+    store: StoreRoot = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Tell which concepts of a balanced version are rare, and what a budget to fill them up should go for.
+
+    * `curation balance pretrain`
+
+    * `curation balance pretrain --spend 10000 --for caption --json > slots.json`
+    """
+    from curation.publish import longtail
+
+    if purpose not in ("crawl", "augment", "caption"):
+        raise ConfigError(f"--for {purpose}: give crawl, augment or caption")
+    if spend:
+        rows = longtail.spend(_store(store), recipe, version, spend, purpose, seed=seed)  # type: ignore[arg-type]
+        if as_json:
+            _print_json(rows)
+        else:
+            lines = [f"{row['slots']:>8}  {row['concept']}  (lacks {row['lacks']})" for row in rows]
+            out.print(Text("\n".join([*lines[:listed], f"{len(rows)} concepts get slots"])))
+        return
+    found = longtail.long_tail(_store(store), recipe, version, listed)
+    if as_json:
+        _print_json(found)
+        return
+    for name, one in found["lists"].items():
+        out.print(
+            Text(
+                f"list {name}: {one['rare']} of {one['concepts']} concepts have fewer than {one['threshold']} samples, "
+                f"{one['absent']} none; {one['kept']} of {one['samples']} samples kept"
+            )
+        )
+        for title in ("rarest", "most_common"):
+            out.print(Text(title.replace("_", " ") + ":"))
+            for concept, counts in one[title].items():
+                out.print(Text(f"{counts['candidates']:>8} -> {counts['kept']:<8} {concept}"))
+
+
 def gc(
     grace_hours: Annotated[float, typer.Option(help="Remove what was condemned so long ago.")] = 24.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
@@ -245,7 +302,7 @@ def audit_log(
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (publish, diff, export, release, takedown, gc, audit_log):
+    for command in (publish, diff, export, release, takedown, balance, gc, audit_log):
         app.command()(command)  # audit_log is audit-log to typer
     app.add_typer(review, name="review")
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from curation import generations
 from curation.block import Block, phases
 from curation.errors import ConfigError, CurationError
-from curation.publish.version import export_shard, finish_version, plan_version
+from curation.publish.version import export_shard, finish_version, plan_version, select_version
 from curation.recipe import Recipe
 from curation.runner import run_stage
 from curation.stages.base import Join
@@ -70,6 +70,10 @@ def run_block(
         through(stages)
     if not outcome.failed and not until:
         version = plan_version(store, recipe, block.dump, block.shards)
+        if recipe.publish.selects:
+            watcher.begin("select", 1)
+            select_version(store, recipe, version)
+            watcher.finish("select", 0)
 
         def export(shard: int, _: Report) -> None:
             export_shard(store, recipe, version, block.dump, shard)

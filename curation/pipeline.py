@@ -18,6 +18,7 @@ from curation.receipt import digest
 from curation.recipe import Recipe, dump_recipe, parse_recipe
 from curation.stages.base import Pin, Stage
 from curation.store import Store
+from curation.text.concepts import WORDNET, wordnet_nouns
 
 _MAX_FILE_BYTES = 1 << 30  # of a list or a head that is named by its URL
 
@@ -69,6 +70,9 @@ def pin(recipe: Recipe, store: Store) -> Recipe:
             _put(data["stages"][stage], path, _pinned(store, kind, value, place))
         else:
             _put(data["stages"][stage], path, [_pinned(store, kind, entry, place) for entry in value])
+    for name, files in recipe.publish.balance.concepts.items() if recipe.publish.balance else ():
+        place = f"publish.balance.concepts.{name}"
+        data["publish"]["balance"]["concepts"][name] = [_pinned_concepts(store, value, place) for value in files]
     return parse_recipe(data, recipe.name)
 
 
@@ -156,6 +160,15 @@ def _pinned(store: Store, kind: str, value: str, place: str) -> str:
         store.read_bytes(f"evalsets/{value}/current").decode() if store.exists(f"evalsets/{value}/current") else ""
     )
     return current or versions[-1]
+
+
+def _pinned_concepts(store: Store, value: str, place: str) -> str:
+    if value != WORDNET:
+        return _pinned(store, "file", value, place)
+    content = wordnet_nouns()
+    key = f"lists/{hashlib.sha256(content).hexdigest()}.txt"
+    store.write_bytes(key, content, if_absent=True)
+    return key
 
 
 def _content(value: str, place: str) -> bytes:

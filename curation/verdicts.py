@@ -79,6 +79,10 @@ class Verdict(StrEnum):
     LEAK_EMBEDDING = "leak_embedding"
     LEAK_TEXT = "leak_text"
     TOMBSTONE = "tombstone"  # taken down
+    # publish: chosen among what every gate let through
+    DOMAIN_CAP = "domain_cap"  # more samples of its host than publish.max_per_domain or max_domain_share
+    BALANCED_OUT = "balanced_out"  # its concepts are common enough, or it names none: publish.balance
+    HELD_OUT = "held_out"  # in another part of publish.splits
 
 
 HEALS: frozenset[str] = frozenset(

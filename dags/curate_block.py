@@ -79,7 +79,7 @@ def stage(name: str, hours: float, **settings: Any) -> Callable[..., Any]:
     default_args=DEFAULT_ARGS,
 )
 def curate_block() -> None:
-    """Wire plan >> extract >> match_pairs >> (pairs .. score) >> match >> (dedup .. export) >> publish."""
+    """Wire plan >> extract >> match_pairs >> (pairs .. score) >> match >> (dedup .. export) >> select >> publish."""
 
     @task(execution_timeout=timedelta(minutes=30))
     def plan(params: dict[str, Any]) -> list[int]:
@@ -113,11 +113,29 @@ def curate_block() -> None:
 
     @task(execution_timeout=timedelta(hours=6), **MAPPED)
     def export(shard: int, block: dict[str, str]) -> dict[str, Any]:
+        from curation.publish.version import export_shard, weigh_shard
+
+        recipe = pinned(block["recipe"])
+        if recipe.publish.selects:  # which samples stay is known once all shards are here
+            return {"weighed": weigh_shard(store(), recipe, block["version"], block["dump"], shard)}
+        return dict(export_shard(store(), recipe, block["version"], block["dump"], shard))
+
+    @task(execution_timeout=timedelta(hours=6))
+    def select(block: dict[str, str]) -> dict[str, Any]:
+        from curation.publish.version import select_version
+
+        recipe = pinned(block["recipe"])
+        if not recipe.publish.selects:
+            raise AirflowSkipException(f"recipe {recipe.name} has no caps, balance or splits")
+        return dict(select_version(store(), recipe, block["version"]))
+
+    @task(execution_timeout=timedelta(hours=6), map_index_template=LABEL)
+    def export_selected(shard: int, block: dict[str, str]) -> dict[str, Any]:
         from curation.publish.version import export_shard
 
         return dict(export_shard(store(), pinned(block["recipe"]), block["version"], block["dump"], shard))
 
-    @task(execution_timeout=timedelta(hours=6))
+    @task(execution_timeout=timedelta(hours=6), trigger_rule="none_failed")
     def publish(shards: list[int], block: dict[str, str]) -> str:
         from curation.publish.release import held_back
         from curation.publish.version import finish_version
@@ -150,7 +168,9 @@ def curate_block() -> None:
     matched = match(shards, block)
     judged = judge.partial(block=matched).expand(shard=shards)
     extracted >> paired
-    measured >> matched >> judged >> publish(shards, matched)
+    selected = select(matched)
+    exported = export_selected.partial(block=matched).expand(shard=shards)
+    measured >> matched >> judged >> selected >> exported >> publish(shards, matched)
 
 
 curate_block()

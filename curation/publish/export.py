@@ -18,6 +18,7 @@ from curation.publish import condemned
 from curation.publish.instruct import Groups, instruct_record, pretrain_record
 from curation.publish.parts import Part, Plan, manifest_key, part_key, read_part, read_plan, version_folder
 from curation.publish.quality import Quality
+from curation.publish.selection import entombed, left_out, selection_identity
 from curation.publish.settings import Publish
 from curation.publish.writers import JsonWriter, TarWriter, file_of, pairs_of
 from curation.receipt import Receipt, digest
@@ -52,14 +53,15 @@ def export_shard(store: Store, recipe: Recipe, version: str, dump: str, shard: i
         raise BadShardError(f"{dump} shard {shard:05d}: expected the table of {recipe.stage_names[-1]}, found none")
     plan = read_plan(store, recipe.name, version)
     part = standing_part(store, recipe, version, dump, shard)
-    stands = part is not None and part.input == source.object_id
+    chosen = selection_identity(store, recipe, version)
+    stands = part is not None and part.input == source.object_id and part.selection == chosen
     if part is None or not stands or not all(store.exists(file.key) for file in part.files):
         if not stands and store.exists(manifest_key(recipe.name, version)):
             raise BadShardError(
                 f"{dump} shard {shard:05d}: version {version} is published, from other tables than stand here now; "
                 "a published version never changes: plan a new one"
             )
-        part = _of_parent(store, recipe, plan, source) or _export(store, recipe, plan, source)
+        part = _of_parent(store, recipe, plan, source, chosen) or _export(store, recipe, plan, source, chosen)
         store.write_bytes(part_key(recipe.name, version, dump, shard), part.model_dump_json().encode())
     return {"samples": part.samples, "bytes": sum(file.size for file in part.files)}
 
@@ -99,10 +101,10 @@ def place_of(key: str) -> str:
     return key.split("/", 3)[3]
 
 
-def _of_parent(store: Store, recipe: Recipe, plan: Plan, source: Receipt) -> Part | None:
+def _of_parent(store: Store, recipe: Recipe, plan: Plan, source: Receipt, chosen: str) -> Part | None:
     """The parent's export of this shard, when the same would be written again and its files stand."""
     part = standing_part(store, recipe, plan.parent, source.dump, source.shard) if plan.parent else None
-    if part is None or part.input != source.object_id:
+    if part is None or part.input != source.object_id or part.selection != chosen:
         return None
     if condemned.among(store, (file.key for file in part.files)):
         return None
@@ -127,7 +129,7 @@ def any_match(store: Store, metadata: str, matcher: tombstones.Matcher) -> bool:
         return any(matcher.matches(batch).any() for batch in table.iter_batches(columns=names))
 
 
-def _export(store: Store, recipe: Recipe, plan: Plan, source: Receipt) -> Part:
+def _export(store: Store, recipe: Recipe, plan: Plan, source: Receipt, chosen: str) -> Part:
     keys = output_keys(recipe.name, recipe.publish, plan.version, source.dump, source.shard)
     with contextlib.ExitStack() as spools:  # the last that is entered is committed first
         paths = {kind: spools.enter_context(store.spool(key)) for kind, key in keys.items()}
@@ -136,6 +138,7 @@ def _export(store: Store, recipe: Recipe, plan: Plan, source: Receipt) -> Part:
     return Part(
         input=source.object_id,
         outputs=outputs_digest(recipe),
+        selection=chosen,
         counts=dict(counts),
         files=files,
         quality=quality.to_json(),
@@ -152,6 +155,7 @@ def _write(
         + [_measured(recipe)[name] for name in columns]
     )
     matcher = tombstones.read(store, {*plan.tombstones, *tombstones.keys(store)})  # those of today too
+    others = left_out(store, recipe, plan.version, source.dump, source.shard)
     read = [*columns, "image"] if "webdataset" in paths else columns
     counts: Counter[str] = Counter()
     candidates: Counter[str] = Counter()
@@ -161,7 +165,10 @@ def _write(
         outputs = Outputs(stack, recipe.publish, paths)
         table = stack.enter_context(_table(paths["metadata"], schema)) if "metadata" in paths else None
         for batch in read_outcomes(store, recipe, source.dump, source.shard, read):
-            reasons = _entombed(batch, matcher)
+            reasons = entombed(batch, matcher)
+            if others:
+                chosen = [others.get(sample_id) for sample_id in batch.column("sample_id").to_pylist()]
+                reasons = pc.coalesce(reasons, pa.array(chosen, pa.string()))
             for pair in pc.value_counts(reasons).to_pylist():
                 counts[pair["values"] or "kept"] += pair["counts"]
             kept = readable(batch.filter(pc.is_null(reasons)))
@@ -220,14 +227,6 @@ class Outputs:
         if self._several:
             for record in self._groups.records():
                 self._several.add(record)
-
-
-def _entombed(batch: pa.RecordBatch, matcher: tombstones.Matcher) -> pa.Array:
-    reasons = batch.column("reason")
-    if not matcher:
-        return reasons
-    stone = pc.if_else(pa.array(matcher.matches(batch)), str(Verdict.TOMBSTONE), pa.scalar(None, pa.string()))
-    return pc.coalesce(reasons, stone)
 
 
 def _count_hosts(urls: pa.Array, into: Counter[str]) -> None:

@@ -37,7 +37,7 @@ def lay_out(
     raises   ConfigError for an unknown version, BadShardError for a file that differs from the manifest
     """
     manifest = read_manifest(store, recipe_name, version)
-    reports = {"quality.json", "card.html", "croissant.json"}
+    reports = {"quality.json", "card.html", "croissant.json", "balance.parquet"}
     files = [File.model_validate(file) for file in manifest["files"]]
     wanted = [file for file in files if not kinds or kind_of(file.key) in reports | set(kinds)]
     with writing(folder), ThreadPoolExecutor(_WORKERS) as pool:

@@ -30,6 +30,7 @@ class Part(BaseModel):
 
     input: str  # object_id of the shard's last table: what was exported
     outputs: str = ""  # digest of gates and output settings: equal input and outputs mean equal files
+    selection: str = ""  # digest of what was decided over all shards: see selection.py
     counts: dict[str, int]  # every sample of the shard by reason, "kept" for those in the files
     files: list[File]
     quality: dict[str, Any]

@@ -51,6 +51,45 @@ class Release(BaseModel):
     )
 
 
+class Balance(BaseModel):
+    """MetaCLIP's balancing: of what very many captions name, so many samples are drawn; what is rare stays whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    concepts: dict[str, tuple[str, ...]] = Field(
+        {"*": ("wordnet",)},
+        description="lists by language (ISO 639; * for all others): files or URLs, text or gzip, a concept a line; "
+        "wordnet: the built-in list. A language without a list is left alone",
+    )
+    threshold: int | None = Field(
+        None,
+        ge=1,
+        description="samples of a concept from which on it is thinned out; null: chosen by tail_share. MetaCLIP took "
+        "20,000 for 400 M samples and 170,000 for 2.5 B",
+    )
+    tail_share: float = Field(
+        0.06,
+        gt=0,
+        lt=1,
+        description="share of all matches that fall on concepts below the threshold: it stays the same for pools of "
+        "any size, as a fixed threshold does not",
+    )
+    unmatched: Literal["drop", "keep"] = Field("drop", description="captions that name no concept; MetaCLIP drops them")
+    ignore_case: bool = Field(False, description="MetaCLIP's matching minds the case")
+    seed: int = Field(0, ge=0, description="another seed draws other samples")
+
+
+class Splits(BaseModel):
+    """Shares of the samples that are held out, cut so that no domain and no duplicate group is on two sides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    val: float = Field(0.01, ge=0, lt=0.5, description="share for validation")
+    test: float = Field(0.01, ge=0, lt=0.5, description="share for tests")
+    seed: int = Field(0, ge=0, description="another seed cuts elsewhere")
+    take: Literal["train", "val", "test"] = Field("train", description="the part that this version holds")
+
+
 class Publish(BaseModel):
     """Outputs of a dataset version."""
 
@@ -73,7 +112,18 @@ class Publish(BaseModel):
         "",
         description="causal LM of transformers, a folder or a name, that tells the captions' perplexity; empty: none",
     )
+    balance: Balance | None = None
+    max_per_domain: int | None = Field(None, ge=1, description="samples of one host of pictures, drawn at random")
+    max_domain_share: float | None = Field(
+        None, gt=0, le=1, description="the same as a share of all samples that the gates kept"
+    )
+    splits: Splits | None = None
     release: Release = Release()
+
+    @property
+    def selects(self) -> bool:
+        """Whether samples that every gate kept are chosen among by all others: then publish takes a step more."""
+        return bool(self.balance or self.max_per_domain or self.max_domain_share or self.splits)
 
     @model_validator(mode="after")
     def _publishes_something(self) -> "Publish":

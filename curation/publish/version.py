@@ -18,6 +18,7 @@ from curation.publish.croissant import croissant
 from curation.publish.export import export_shard, outputs_digest, standing_part
 from curation.publish.parts import File, Part, Plan, manifest_key, read_plan, version_folder, withdrawn_key, write_plan
 from curation.publish.quality import merged
+from curation.publish.selection import long_tail_key, select_version, selection_identity, summary, weigh_shard
 from curation.publish.target import distances
 from curation.publish.verify import read_manifest
 from curation.receipt import Receipt, digest
@@ -26,7 +27,15 @@ from curation.reports.funnel import Funnel, StageCounts, funnel, receipts_by_sha
 from curation.runner import receipt_of
 from curation.store import Store
 
-__all__ = ["export_shard", "finish_release", "finish_version", "plan_release", "plan_version"]
+__all__ = [
+    "export_shard",
+    "finish_release",
+    "finish_version",
+    "plan_release",
+    "plan_version",
+    "select_version",
+    "weigh_shard",
+]
 
 Sources = Mapping[str, Sequence[int]]
 """Shards by dump."""
@@ -97,6 +106,7 @@ def finish_release(store: Store, recipe: Recipe, version: str) -> str:
             "fingerprints": {stage: fingerprint(recipe, stage) for stage in recipe.stage_names},
             "sources": {dump: _archives(store, recipe, dump, shards) for dump, shards in plan.sources.items()},
             "models": _models([done for receipts in found.values() for done in receipts.values()]),
+            "selection": summary(store, recipe, version),
             "stages": _summed(funnels).to_json()["stages"],
             "funnels": {one.dump: {"samples": one.samples, "kept": one.kept} for one in funnels},
         }
@@ -149,6 +159,8 @@ def write_version(
         _report(store, f"{folder}/quality.json", json.dumps(quality, indent=1, ensure_ascii=False)),
         _report(store, f"{folder}/card.html", card),
     ]
+    if recipe.publish.balance:
+        reports.append(_long_tail(store, recipe, plan))
     described = croissant(store, manifest | {"files": [file.model_dump() for file in files]})
     reports.append(_report(store, f"{folder}/croissant.json", json.dumps(described, indent=1, ensure_ascii=False)))
     manifest["files"] = [file.model_dump() for file in [*files, *reports]]
@@ -203,9 +215,11 @@ def _conserved(
 ) -> dict[int, Part]:
     """What was exported of each shard, when every sample that extract found is in it or has its reason."""
     parts, missing = {}, []
+    chosen = selection_identity(store, recipe, version)
     for shard, done in receipts.items():
         part = standing_part(store, recipe, version, dump, shard)
-        if part is None or len(done) < len(recipe.stage_names) or part.input != done[-1].object_id:
+        stale = part is None or part.selection != chosen
+        if part is None or stale or len(done) < len(recipe.stage_names) or part.input != done[-1].object_id:
             missing.append(f"{shard:05d}")
             continue
         judged = sum(part.counts.values())
@@ -232,6 +246,15 @@ def _expect_files(store: Store, version: str, parts: Iterable[Part]) -> None:
         if standing.get(file.key) != file.size:
             found = f"{standing[file.key]} bytes" if file.key in standing else "nothing"
             raise BadShardError(f"{file.key}: expected {file.size} bytes, found {found}: export its shard again")
+
+
+def _long_tail(store: Store, recipe: Recipe, plan: Plan) -> File:
+    """The long tail's table; a version that a takedown cleaned has its parent's: counts of before."""
+    key = long_tail_key(recipe.name, plan.version)
+    if not store.exists(key):
+        store.write_bytes(key, store.read_bytes(long_tail_key(recipe.name, plan.parent)), if_absent=True)
+    content = store.read_bytes(key)
+    return File(key=key, size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def _report(store: Store, key: str, text: str) -> File:

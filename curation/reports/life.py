@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,12 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from curation.errors import BadShardError
 from curation.gates import Gate
 from curation.pipeline import fingerprint
 from curation.publish.export import kind_of
-from curation.publish.verify import manifest_keys
+from curation.publish.selection import left_out
+from curation.publish.verify import manifest_keys, read_manifest
 from curation.receipt import RECEIPT_KEY, Receipt, table_key
-from curation.recipe import Recipe
+from curation.recipe import Recipe, parse_recipe
 from curation.schema import COLUMNS
 from curation.store import Store
 from curation.verdicts import Fault
@@ -133,6 +136,10 @@ def _life(store: Store, recipe: Recipe, dump: str, shard: int, row: int, publish
             break
     life.outcome = life.outcome or "kept"
     life.versions = published.holding(shard, life.sample_id)
+    if life.outcome == "kept" and (chosen := published.leaving_out(shard, life.sample_id)):
+        life.because = "; ".join(f"{reason} in {version}" for version, reason in chosen.items())
+        if not life.versions:
+            life.stage, life.outcome = "publish", next(reversed(chosen.values()))
     return life
 
 
@@ -223,6 +230,18 @@ class _Published:
         for recipe, version, tables in self._all():
             if shard in tables and self._names(tables[shard], sample_id):
                 found.append(f"{recipe}/{version}")
+        return found
+
+    def leaving_out(self, shard: int, sample_id: str) -> dict[str, str]:
+        """Versions that chose others among what the gates kept, with the verdict."""
+        found = {}
+        for recipe, version, _ in self._all():
+            manifest = read_manifest(self._store, recipe, version)
+            if manifest.get("selection") and shard in manifest["dumps"].get(self._dump, []):
+                with contextlib.suppress(BadShardError):  # what was decided is gone: a takedown made the version
+                    made = left_out(self._store, parse_recipe(manifest["recipe"]), version, self._dump, shard)
+                    if sample_id in made:
+                        found[f"{recipe}/{version}"] = made[sample_id]
         return found
 
     def _all(self) -> list[tuple[str, str, dict[int, str]]]:
