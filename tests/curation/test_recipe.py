@@ -54,7 +54,7 @@ def test_wrong_settings_name_the_field(overrides: dict, message: str) -> None:
 
 
 def test_unknown_recipe_lists_the_known() -> None:
-    with pytest.raises(ConfigError, match="demo, instruct"):
+    with pytest.raises(ConfigError, match="capfilt, demo, instruct"):
         load_recipe("demmo")
 
 
