@@ -43,7 +43,6 @@ class _Head(msgspec.Struct, gc=False):
 class _Html(msgspec.Struct, gc=False):
     Head: _Head | None = None
     Links: list[_Link] = []
-    wordless: int = 0  # links to pictures that were left out, for they have no text
 
 
 class _Response(msgspec.Struct, rename={"html": "HTML-Metadata"}, gc=False):
@@ -64,11 +63,21 @@ class _Document(msgspec.Struct, rename={"envelope": "Envelope"}, gc=False):
 
 
 _MARK = b'"IMG@'  # ends with a rare character, by which bytes.find leaps
-_SRC, _EMPTY = b'{"path":"IMG@/src","url":"', b'""}'
+_STRING = rb'"((?:[^"\\\x00-\x1f]++|\\.)*+)"'
+_WHOLE = (
+    rb"https?://[a-z0-9-]++(?:\.[a-z0-9-]++)++(?:/(?!\.)[A-Za-z0-9\-_~!$'()*+,;=:@.]*+)++"
+    rb"(?:\?(?:[!$%()*+,\-.0-9:;=?@A-Z\[\]^_`a-z{|}~]|/(?!\.)|&(?![Aa#]))*+)?+"
+    rb"|data:[!#-%'-\[\]-~]++"
+)
+# A link behind its mark: the path if it is not src, an address that is canonical as it is (web/urls.py), another
+# address, alt, title; and the end, which shows that it is a link and all of it was understood.
+_LINKS = re.compile(
+    rb'"IMG@(?:(?<=\{"path":"IMG@)/(?:src|([a-z-]++))"(?:,"url":(?:"(%b)"|%b))?(?:,"alt":%b)?(?:,"title":%b)?(\}))?'
+    % (_WHOLE, _STRING, _STRING, _STRING)
+)
 _decode = msgspec.json.Decoder(_Document).decode
-_decode_links = msgspec.json.Decoder(list[_Link]).decode
-_decode_text = msgspec.json.Decoder(str | None).decode
 _decode_metas = msgspec.json.Decoder(list[_Meta]).decode
+_decode_text = msgspec.json.Decoder(str | None).decode
 # img elements have other attributes with addresses, of no picture: longdesc, data-href
 _PATHS = {f"IMG@/{name}": name.endswith("srcset") for name in (*LAZY_SRCSET, *LAZY_SRC, "src")}
 
@@ -86,15 +95,16 @@ def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_reco
         if b'"HTML-Metadata"' not in content:
             if content.lstrip()[:1] == b"{" or "json" not in (record.raw.headers.get("Content-Type") or ""):
                 continue
-        elif _MARK not in content and b'"og:image' not in content:
+        elif (mark := content.find(_MARK)) < 0 and b'"og:image' not in content:
             tally["pages"] += 1
             tally["pages_without_pictures"] += 1
             continue
-        found = _cut_out(content) if record.url else None
-        if found is not None:
-            tally["pages"] += 1
-            yield _page(record.url, record.offset, found)
-            continue
+        else:
+            page = _cut_out(content, mark, record.url, record.offset) if record.url else None
+            if page is not None:
+                tally["pages"] += 1
+                yield page
+                continue
         document = _parsed(content)
         if document is None:
             tally["records_bad"] += 1
@@ -106,41 +116,57 @@ def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_reco
         if envelope is None or found is None:
             continue
         tally["pages"] += 1
-        yield _page(record.url or str(envelope.header.get("WARC-Target-URI", "")), record.offset, found)
+        yield _parsed_page(record.url or str(envelope.header.get("WARC-Target-URI", "")), record.offset, found)
 
 
-def _cut_out(content: bytes) -> _Html | None:
-    """Metas and links to pictures of a page's document; None when it is not surely of Common Crawl's form."""
+def _cut_out(content: bytes, mark: int, url: str, offset: int) -> Page | None:
+    """The page of a document whose first mark is there, or -1; None if it is not surely of Common Crawl's form."""
     if not content.endswith(b"}"):
         return None
-    links: list[bytes] = []
-    wordless = 0
-    at = content.find(_MARK)
-    while at >= 0:
-        end = _end(content, at)
-        if end < 0 or content[at - 8 : at] != b'{"path":':
-            return None
-        link = content[at - 8 : end]
-        if link.startswith(_SRC) and b'"alt":"' not in link and b'"title":"' not in link and not link.endswith(_EMPTY):
-            wordless += 1
-        else:
-            links.append(link)
-        at = content.find(_MARK, end)
-    metas, base = b"[]", b"null"
+    metas, stated = b"[]", b"null"
     if (start := content.find(b'"Metas"')) >= 0 and not content.startswith(b"[]", start + 8):
         metas = content[start + 8 : _end(content, start, b'"}]')]
     start = max(content.find(b'"Head"'), 0)
     end = content.find(b'"Links"', start)
     if (start := content.find(b'"Base"', start, end if end >= 0 else len(content))) >= 0:
-        base = content[start + 7 : _end(content, start + 8, b'"')]
+        stated = content[start + 7 : _end(content, start + 8, b'"')]
+    pictures: list[Picture] = []
+    wordless = 0
     try:
-        head = _Head(_decode_text(base), _decode_metas(metas))
-        return _Html(head, _decode_links(b"[" + b",".join(links) + b"]"), wordless)
+        base = _base(url, _decode_text(stated))
+        for path, whole, other, alt, title, known in _LINKS.findall(content, mark) if mark >= 0 else ():
+            if not known:
+                return None  # has what the expression has not, or is none
+            is_srcset = _PATHS.get(f"IMG@/{path.decode()}") if path else False
+            if is_srcset is None or not (whole or other):
+                continue
+            if not (alt or title):
+                wordless += 1
+                continue
+            if whole and not is_srcset:
+                address = whole.decode()
+            else:
+                address = _address(_text(whole or other), base, is_srcset)
+                if not address:
+                    continue
+            texts: dict[TextKind, str] = {}
+            if alt:
+                texts["alt"] = html.unescape(_text(alt)) if b"&" in alt else _text(alt)
+            if title:
+                texts["title"] = html.unescape(_text(title)) if b"&" in title else _text(title)
+            pictures.append(Picture(address, texts))
+        return _page(url, offset, base, _decode_metas(metas), pictures, wordless)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
-def _end(content: bytes, start: int, mark: bytes = b'"}') -> int:
+def _text(inside: bytes) -> str:
+    """The text of a JSON string, of the bytes between its quotes."""
+    text: str = _decode_text(b'"%b"' % inside) if b"\\" in inside else inside.decode()
+    return text
+
+
+def _end(content: bytes, start: int, mark: bytes) -> int:
     """Offset behind the mark, the end of a string; -1, which no JSON text ends before, when it may be part of it."""
     found = content.find(mark, start)
     # a quote behind a backslash may be part of the text
@@ -154,45 +180,54 @@ def _parsed(content: bytes) -> _Document | None:
         return _lenient(content)
 
 
-def _page(url: str, offset: int, found: _Html) -> Page:
-    head = found.Head or _Head()
+def _base(url: str, stated: str | None) -> Base:
     base = Base(url)
-    if head.Base:
-        base = Base(base.join(head.Base) or url)
+    return Base(base.join(stated) or url) if stated else base
+
+
+def _address(found: str, base: Base, is_srcset: bool) -> str:
+    if is_srcset:
+        found = best_of_srcset(found)
+    return base.join(_AMPERSAND.sub("&", found) if "&" in found else found)
+
+
+def _parsed_page(url: str, offset: int, found: _Html) -> Page:
+    head = found.Head or _Head()
+    base = _base(url, head.Base)
+    pictures: list[Picture] = []
+    wordless = 0
+    for link in found.Links:
+        is_srcset = _PATHS.get(link.path)
+        if not link.url or is_srcset is None:
+            continue
+        if not (link.alt or link.title):
+            wordless += 1
+            continue
+        if address := _address(link.url, base, is_srcset):
+            texts: dict[TextKind, str] = {}
+            if link.alt:
+                texts["alt"] = html.unescape(link.alt)
+            if link.title:
+                texts["title"] = html.unescape(link.title)
+            pictures.append(Picture(address, texts))
+    return _page(url, offset, base, head.Metas, pictures, wordless)
+
+
+def _page(url: str, offset: int, base: Base, metas: list[_Meta], pictures: list[Picture], wordless: int) -> Page:
     robots: frozenset[str] = frozenset()
     language: str | None = None
     share: dict[str, str] = {}
-    for meta in head.Metas:
-        if not meta.content:
+    for meta in metas:
+        name = meta.property or meta.name
+        if not name or name[0] not in "oOrRhH" or not meta.content:
             continue
-        name = (meta.property or meta.name or "").lower()
+        name = name.lower()
         if name.startswith("og:"):
             share.setdefault(name, meta.content)
         elif name == "robots":
             robots |= robots_directives(meta.content)
         elif name in ("html@/lang", "html@/xml:lang"):
             language = language or page_language(meta.content)
-    pictures: list[Picture] = []
-    wordless = found.wordless
-    for link in found.Links:
-        address = link.url
-        is_srcset = _PATHS.get(link.path)
-        if not address or is_srcset is None:
-            continue
-        if not (link.alt or link.title):
-            wordless += 1
-            continue
-        if is_srcset:
-            address = best_of_srcset(address)
-        if "&" in address:
-            address = _AMPERSAND.sub("&", address)
-        if address := base.join(address):
-            texts: dict[TextKind, str] = {}
-            if alt := link.alt:
-                texts["alt"] = html.unescape(alt) if "&" in alt else alt
-            if title := link.title:
-                texts["title"] = html.unescape(title) if "&" in title else title
-            pictures.append(Picture(address, texts))
     shared = share.get("og:image") or share.get("og:image:url")
     if shared and (address := base.join(_AMPERSAND.sub("&", shared))):
         text = share.get("og:image:alt") or share.get("og:description") or share.get("og:title")

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.sources import wat
@@ -119,15 +119,27 @@ ATTRIBUTE = st.one_of(
         ]
     ),
 )
-LINK = st.dictionaries(st.sampled_from(["url", "alt", "title", "text"]), ATTRIBUTE).flatmap(
+ADDRESS = st.lists(
+    st.sampled_from(
+        [
+            *("https://", "http://", "//", "/", "./", "..", "b.example", "B.example", "a.jpg", "?x=1", "#f", ":8080"),
+            *("&amp;", "&", "%20", "data:image/gif;base64,AA==", "data:", "javascript:", " ", "\n", "é", "\\", '"'),
+        ]
+    ),
+    max_size=5,
+).map("".join)
+LINK = st.fixed_dictionaries(
+    {}, optional={"url": ADDRESS | ATTRIBUTE, "alt": ATTRIBUTE, "title": ATTRIBUTE, "text": ATTRIBUTE}
+).flatmap(
     lambda rest: st.sampled_from(["IMG@/src", "IMG@/srcset", "IMG@/longdesc", "A@/href", ""]).map(
         lambda path: {"path": path, **rest} if path else {**rest, "path": "IMG@/src"}
     )
 )
 META = st.dictionaries(st.sampled_from(["name", "property", "content"]), st.one_of(ATTRIBUTE, st.just("og:image")))
-HEAD = st.fixed_dictionaries({}, optional={"Base": ATTRIBUTE, "Metas": st.lists(META, max_size=3), "Title": ATTRIBUTE})
+HEAD = st.fixed_dictionaries({}, optional={"Base": ADDRESS, "Metas": st.lists(META, max_size=3), "Title": ATTRIBUTE})
 
 
+@settings(deadline=None)  # the first example compiles
 @given(HEAD, st.lists(LINK, max_size=4), st.dictionaries(ATTRIBUTE, ATTRIBUTE, max_size=2))
 def test_cutting_out_gives_what_parsing_gives(head: Any, links: Any, headers: Any) -> None:
     document = envelope({"Head": head, "Links": links})
@@ -145,6 +157,36 @@ def test_the_form_of_common_crawl_is_not_parsed_whole(monkeypatch: pytest.Monkey
     assert page.robots >= {"noai"}
 
 
+HEADERS = {"Server": "x"}
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        '"url":"a.jpg","alt":"one","alt":"two"',  # the last counts
+        '"url":"a.jpg","url":"","alt":"one"',
+        '"url":"a.jpg","alt":"one","path":"A@/href"',
+        '"url":"a.jpg","\\u0061lt":"one"',
+        '"url":"\\u0061.jpg","alt":"\\ud83d\\ude00 \\"}"',
+        '"url":"a.jpg","alt":"\\ud800"',
+        '"url":"a.jpg","alt":"bad \\x escape"',
+        '"url":"a.jpg","alt":null,"title":"one"',
+        '"url":"a.jpg","alt":{"alt":"inner"},"title":"one"',
+        '"url":"a.jpg","alt":"a tab\tin it"',
+        '"url":"a.jpg","alt":"ends',
+    ],
+)
+def test_an_awkward_link_is_read_as_json_reads_it(link: str) -> None:
+    start, end = compact(envelope({"Head": {"Headers": HEADERS}, "Links": [0]})).split(b"0")
+    for path in ("IMG@/src", "IMG@/data-src", "IMG@/s\\u0072c"):
+        content = start + f'{{"path":"{path}",{link}}}'.encode() + end
+        spaced = content.replace(b'{"path":', b'{ "path":')
+        cut, whole = read(content), read(spaced)
+        assert [page._replace(offset=0) for page in cut[0]] == [page._replace(offset=0) for page in whole[0]]
+        assert cut[1]["records_bad"] == whole[1]["records_bad"]
+
+
+@settings(deadline=None)
 @given(JSON)
 def test_any_json_in_place_of_a_page(page: Any) -> None:
     content = json.dumps({**envelope(page), "IMG@/": 0}).encode()
