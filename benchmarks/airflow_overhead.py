@@ -1,0 +1,211 @@
+"""What Airflow itself costs: blocks of shards whose stages do nothing, by executor and database.
+
+    python benchmarks/airflow_overhead.py [--database postgresql] [--executor celery] [--shards 1000] [--seconds 150]
+
+Generates a DAG with the shape of curate_block's mapped groups (a chain of stages for each shard, no barrier), runs it
+on a private Airflow and prints one JSON: seconds a task, the scheduler's lag, how much deeper than wide the block went,
+the database's growth, and how long the API took to answer meanwhile. A run that is longer than --seconds is ended and
+told by what it had done. Without --database it is SQLite; celery needs PostgreSQL and has two workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+import urllib.request
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, text
+
+from curation.demo.airflow_client import AirflowClient
+from curation.demo.airflow_server import ADMIN, AirflowServer
+from curation.demo.fleet import Fleet
+
+DAG = """
+from airflow.sdk import dag, task, task_group
+
+@dag(schedule=None, catchup=False, max_active_tasks=1024)
+def {name}():
+    @task
+    def plan():
+        return list(range({shards}))
+
+    @task_group
+    def stages(shard):
+        before = None
+        for number in range({stages}):
+            @task(task_id=f"stage_{{number}}", map_index_template="{{{{ task.op_kwargs.shard }}}}")
+            def nothing(shard):
+                pass
+            here = nothing(shard=shard)
+            if before is not None:
+                before >> here
+            before = here
+
+    stages.expand(shard=plan())
+
+{name}()
+"""
+NAME = "no_op_block"
+RUN = "measured"
+
+
+class Browser(AirflowClient):
+    """Asks for what the grid of the UI asks for while a run goes on."""
+
+    def grid(self) -> float:
+        """Seconds until the summary of all the run's task instances was there."""
+        asked = time.monotonic()
+        request = urllib.request.Request(f"{self._url}/ui/grid/ti_summaries/{NAME}?run_ids={RUN}")
+        request.add_header("Authorization", f"Bearer {self._token}")
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
+            answer.read()
+        return time.monotonic() - asked
+
+
+class LocalOnPostgres(Fleet):
+    """The fleet's PostgreSQL under a LocalExecutor, without broker, S3 and workers."""
+
+    def start(self) -> None:
+        """Start PostgreSQL, then Airflow's components."""
+        self.start_database()
+        AirflowServer.start(self)
+
+    @property
+    def store_environment(self) -> dict[str, str]:
+        """No store: the tasks do nothing."""
+        return {}
+
+    def _environment(self, port: int) -> dict[str, str]:
+        local = {"AIRFLOW__CORE__EXECUTOR": "LocalExecutor", "AIRFLOW__CORE__PARALLELISM": str(os.cpu_count() or 2)}
+        return super()._environment(port) | local
+
+
+def server(folder: Path, database: str, executor: str, settings: Mapping[str, str]) -> AirflowServer:
+    """The Airflow that is asked for."""
+    root = Path(__file__).resolve().parents[1]
+    if executor == "celery":
+        return Fleet(folder / "home", root, settings, concurrency={"gpu": 2})
+    kind = LocalOnPostgres if database == "postgresql" else AirflowServer
+    return kind(folder / "home", root, settings)
+
+
+def database_bytes(url: str) -> int:
+    """Size of the whole database."""
+    if url.startswith("sqlite"):
+        path = Path(url.removeprefix("sqlite:///").partition("?")[0])
+        return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
+    with create_engine(url).connect() as connection:
+        return int(connection.execute(text("select pg_database_size(current_database())")).scalar_one())
+
+
+def instances(url: str) -> list[dict[str, Any]]:
+    """Task instances of the run with their times [s]."""
+    query = text(
+        "select task_id, map_index, state, scheduled_dttm, queued_dttm, start_date, end_date from task_instance "
+        "where dag_id = :dag and run_id = :run"
+    )
+    with create_engine(url).connect() as connection:
+        rows = [dict(row._mapping) for row in connection.execute(query, {"dag": NAME, "run": RUN})]
+    for row in rows:
+        for name in ("scheduled_dttm", "queued_dttm", "start_date", "end_date"):
+            value = row[name]
+            if isinstance(value, str):
+                value = datetime.fromisoformat(value)
+            row[name] = value.timestamp() if value else None
+    return rows
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, 95th percentile and maximum."""
+    if not values:
+        return {}
+    ordered = sorted(values)
+    found = statistics.median(ordered), ordered[int(0.95 * (len(ordered) - 1))], ordered[-1]
+    return dict(zip(("median", "p95", "max"), (round(value, 3) for value in found), strict=True))
+
+
+def measured(rows: list[dict[str, Any]], stages: int) -> dict[str, Any]:
+    """Rates and lags of a run from its task instances."""
+    done = {(row["task_id"], row["map_index"]): row for row in rows if row["state"] == "success" and row["end_date"]}
+    steps = [row for row in done.values() if row["map_index"] >= 0]
+    if not steps:
+        return {"tasks_done": 0}
+    first, last = min(row["start_date"] for row in steps), max(row["end_date"] for row in steps)
+    lags = []
+    for (task, index), row in done.items():
+        before = done.get((f"stages.stage_{int(task[-1]) - 1}", index)) if index >= 0 else None
+        if before is not None:
+            lags.append(row["scheduled_dttm"] - before["end_date"])
+    final = f"stages.stage_{stages - 1}"
+    whole = [row["end_date"] for row in steps if row["task_id"] == final]
+    opened = [row["start_date"] for row in steps if row["task_id"] == "stages.stage_0"]
+    return {
+        "tasks_done": len(steps),
+        "seconds": round(last - first, 1),
+        "seconds_a_task": round((last - first) / len(steps), 3),
+        "tasks_a_minute": round(60 * len(steps) / (last - first)),
+        "task_runs_s": spread([row["end_date"] - row["start_date"] for row in steps]),
+        "scheduled_after_its_upstream_s": spread(lags),
+        "started_after_queued_s": spread([row["start_date"] - row["queued_dttm"] for row in steps]),
+        "shards_whole": len(whole),
+        "shards_whole_before_the_last_began": sum(end < max(opened) for end in whole),
+    }
+
+
+def main() -> None:
+    """Run once and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--executor", choices=("local", "celery"), default="local")
+    parser.add_argument("--shards", type=int, default=100)
+    parser.add_argument("--stages", type=int, choices=range(1, 10), default=8)
+    parser.add_argument("--parallelism", type=int, default=os.cpu_count() or 2)
+    parser.add_argument("--seconds", type=float, default=900)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="airflow-overhead-") as name:
+        folder = Path(name)
+        (folder / "dags").mkdir()
+        (folder / "dags" / f"{NAME}.py").write_text(DAG.format(name=NAME, shards=options.shards, stages=options.stages))
+        settings = {"AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags")}
+        if options.executor == "local":
+            settings["AIRFLOW__CORE__PARALLELISM"] = str(options.parallelism)
+        with server(folder, options.database, options.executor, settings) as airflow:
+            airflow.start()
+            client = Browser(airflow.url, ADMIN, airflow.password)
+            client.wait_until_healthy(NAME, airflow.check)
+            url = airflow.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+            before = database_bytes(url)
+            client.trigger(NAME, RUN, {})
+            began, state = time.monotonic(), "queued"
+            answers: list[float] = []
+            while state not in ("success", "failed") and time.monotonic() - began < options.seconds:
+                time.sleep(2)
+                answers.append(client.grid())
+                state = client.run_state(NAME, RUN)
+                airflow.check()
+            rows = instances(url)
+            found = {
+                "executor": options.executor,
+                "database": options.database if options.executor == "local" else "postgresql",
+                "shards": options.shards,
+                "stages": options.stages,
+                "parallelism": options.parallelism if options.executor == "local" else 4,
+                "state": state,
+                "task_instances": len(rows),
+                **measured(rows, options.stages),
+                "database_grew_bytes": database_bytes(url) - before,
+                "grid_answers_s": spread(answers),
+            }
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
