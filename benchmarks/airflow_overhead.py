@@ -2,7 +2,7 @@
 
     python benchmarks/airflow_overhead.py [--database postgresql] [--executor celery] [--shards 1000] [--seconds 150]
 
-Generates a DAG with the shape of curate_block's mapped groups (a chain of stages for each shard, no barrier), runs it
+Generates a DAG with mapped groups of no-op tasks (curate_block has the shape --stages 9 --barriers 1 4), runs it
 on a private Airflow and prints one JSON: seconds a task, the scheduler's lag, how much deeper than wide the block went,
 the database's growth, and how long the API took to answer meanwhile. A run that is longer than --seconds is ended and
 told by what it had done. Without --database it is SQLite; celery needs PostgreSQL and has two workers.
@@ -27,9 +27,12 @@ from sqlalchemy import create_engine, text
 from curation.demo.airflow_client import AirflowClient
 from curation.demo.airflow_server import ADMIN, AirflowServer
 from curation.demo.fleet import Fleet
+from curation.demo.statsd import Statsd
 
 DAG = """
 from airflow.sdk import dag, task, task_group
+
+BARRIERS = {barriers}
 
 @dag(schedule=None, catchup=False, max_active_tasks=1024)
 def {name}():
@@ -37,19 +40,31 @@ def {name}():
     def plan():
         return list(range({shards}))
 
-    @task_group
-    def stages(shard):
-        before = None
-        for number in range({stages}):
-            @task(task_id=f"stage_{{number}}", map_index_template="{{{{ task.op_kwargs.shard }}}}")
-            def nothing(shard):
-                pass
-            here = nothing(shard=shard)
-            if before is not None:
-                before >> here
-            before = here
+    def nothing(stage, shard):
+        @task(task_id=f"stage_{{stage}}", map_index_template="{{{{ task.op_kwargs.shard }}}}")
+        def here(shard):
+            pass
+        return here(shard=shard)
 
-    stages.expand(shard=plan())
+    def group_of(first, last):
+        @task_group(group_id=f"from_{{first}}")
+        def stages(shard):
+            chain = [nothing(stage, shard) for stage in range(first, last)]
+            for one, following in zip(chain, chain[1:]):
+                one >> following
+        return stages
+
+    @task
+    def barrier():
+        pass
+
+    shards = plan()
+    before = None
+    for first, last in zip([0, *BARRIERS], [*BARRIERS, {stages}]):
+        group = group_of(first, last).expand(shard=shards)
+        if before is not None:
+            before >> barrier.override(task_id=f"barrier_{{first}}")() >> group
+        before = group
 
 {name}()
 """
@@ -141,12 +156,12 @@ def measured(rows: list[dict[str, Any]], stages: int) -> dict[str, Any]:
     first, last = min(row["start_date"] for row in steps), max(row["end_date"] for row in steps)
     lags = []
     for (task, index), row in done.items():
-        before = done.get((f"stages.stage_{int(task[-1]) - 1}", index)) if index >= 0 else None
+        group, _, stage = task.rpartition("stage_")
+        before = done.get((f"{group}stage_{int(stage) - 1}", index)) if index >= 0 else None
         if before is not None:
             lags.append(row["scheduled_dttm"] - before["end_date"])
-    final = f"stages.stage_{stages - 1}"
-    whole = [row["end_date"] for row in steps if row["task_id"] == final]
-    opened = [row["start_date"] for row in steps if row["task_id"] == "stages.stage_0"]
+    whole = [row["end_date"] for row in steps if row["task_id"].endswith(f".stage_{stages - 1}")]
+    opened = [row["start_date"] for row in steps if row["task_id"].endswith(".stage_0")]
     return {
         "tasks_done": len(steps),
         "seconds": round(last - first, 1),
@@ -167,17 +182,21 @@ def main() -> None:
     parser.add_argument("--executor", choices=("local", "celery"), default="local")
     parser.add_argument("--shards", type=int, default=100)
     parser.add_argument("--stages", type=int, choices=range(1, 10), default=8)
+    parser.add_argument("--barriers", type=int, nargs="*", default=[], help="stages before which all shards meet")
     parser.add_argument("--parallelism", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--seconds", type=float, default=900)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="airflow-overhead-") as name:
         folder = Path(name)
         (folder / "dags").mkdir()
-        (folder / "dags" / f"{NAME}.py").write_text(DAG.format(name=NAME, shards=options.shards, stages=options.stages))
-        settings = {"AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags")}
+        (folder / "dags" / f"{NAME}.py").write_text(
+            DAG.format(name=NAME, shards=options.shards, stages=options.stages, barriers=options.barriers)
+        )
+        heard = Statsd()
+        settings = {"AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"), **heard.settings}
         if options.executor == "local":
             settings["AIRFLOW__CORE__PARALLELISM"] = str(options.parallelism)
-        with server(folder, options.database, options.executor, settings) as airflow:
+        with heard, server(folder, options.database, options.executor, settings) as airflow:
             airflow.start()
             client = Browser(airflow.url, ADMIN, airflow.password)
             client.wait_until_healthy(NAME, airflow.check)
@@ -201,6 +220,9 @@ def main() -> None:
                 "state": state,
                 "task_instances": len(rows),
                 **measured(rows, options.stages),
+                "scheduler_loop_s": spread(
+                    [ms / 1000 for ms in heard.timings["airflow.scheduler.scheduler_loop_duration"]]
+                ),
                 "database_grew_bytes": database_bytes(url) - before,
                 "grid_answers_s": spread(answers),
             }

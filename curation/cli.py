@@ -206,6 +206,56 @@ def why(
         raise typer.Exit(1)
 
 
+@app.command()
+def cost(
+    dump: Annotated[str, typer.Argument(help="Name of the crawl.")],
+    cpu_hour: Annotated[
+        float, typer.Option(envvar="CURATION_PRICE_CPU_HOUR", help="Of a slot of the queue default.")
+    ] = 0.0,
+    gpu_hour: Annotated[
+        float, typer.Option(envvar="CURATION_PRICE_GPU_HOUR", help="Of a slot of the queue gpu.")
+    ] = 0.0,
+    gb_month: Annotated[float, typer.Option(envvar="CURATION_PRICE_GB_MONTH", help="To keep 1e9 bytes.")] = 0.0,
+    gb_fetched: Annotated[float, typer.Option(envvar="CURATION_PRICE_GB_FETCHED", help="To fetch 1e9 bytes.")] = 0.0,
+    store: StoreRoot = DEFAULT_STORE,
+    recipe: RecipeName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Price what a dump has taken so far, from the seconds in its receipts, also per million samples.
+
+    Prices are yours, in any currency; an hour is that of one task's slot: a machine's price divided by its tasks.
+
+    * `curation cost CC-MAIN-2026-05 --cpu-hour 0.05 --gpu-hour 2.50 --gb-month 0.023`
+    """
+    from pydantic import ValidationError
+
+    from curation.reports.cost import Prices
+    from curation.reports.cost import cost as priced
+    from curation.reports.funnel import funnel
+
+    try:
+        prices = Prices(cpu_hour=cpu_hour, gpu_hour=gpu_hour, gb_month=gb_month, gb_fetched=gb_fetched)
+    except ValidationError as problem:
+        wrong = problem.errors()[0]
+        raise ConfigError(f"--{str(wrong['loc'][0]).replace('_', '-')}: {wrong['msg']}") from None
+    root, pinned, shards = _opened(store, dump, recipe)
+    with err.status("reading receipts"):
+        found = priced(funnel(root, pinned, dump, shards), pinned, prices)
+    if as_json:
+        _print_json(found)
+        return
+    table = Table(title=f"{dump}: {found['cost']:.2f} so far, {found['a_month']:.2f} a month to keep it")
+    for heading in ("stage", "hours", "cost"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    for row in found["stages"]:
+        table.add_row(row["stage"], f"{row['hours']:.2f}", f"{row['cost']:.2f}")
+    out.print(table)
+    for of, price in found["cost_per_million"].items():
+        month = found["a_month_per_million"][of]
+        told = "none yet" if price is None else f"{price:.2f}, and {month:.2f} a month"
+        out.print(Text(f"per million samples {of}: {told}"))
+
+
 @app.command("demo-crawl")
 def demo_crawl(
     folder: Annotated[Path, typer.Argument(help="Where to build it.")],

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation import __version__, dumps, generations
+from curation import __version__, dumps, generations, telemetry
 from curation.errors import BadShardError, CurationError
 from curation.gates import judge
 from curation.pipeline import fingerprint, localise, upstream
@@ -230,6 +230,7 @@ def _run(
         )
         writer.set_receipt(receipt)
     report.final()
+    telemetry.tell(telemetry.Made(store.root, receipt, plan.inputs[stage_before] if stage_before else None))
     return receipt
 
 

@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = (ROOT / "requirements.lock").read_text().splitlines()
@@ -42,6 +43,22 @@ def test_this_environment_is_the_locked_one() -> None:
         except PackageNotFoundError:
             continue  # another platform's
     assert {name: pair for name, pair in installed.items() if pair[0] != pair[1]} == {}
+
+
+def test_the_lock_installs_on_the_python_of_the_image() -> None:
+    # Debian bookworm's, which the Dockerfile builds on; a build fails after minutes, and only there
+    assert "FROM debian:bookworm-slim" in (ROOT / "Dockerfile").read_text()
+    refused = {}
+    for line in LOCK:
+        name, _, wanted = line.partition("==")
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:
+            continue  # another platform's
+        asks = found.metadata.get("Requires-Python", "")
+        if found.version == wanted and not SpecifierSet(asks).contains("3.11.2"):
+            refused[line] = asks
+    assert refused == {}
 
 
 def test_ci_is_strict_and_runs_the_readme_commands() -> None:

@@ -18,6 +18,7 @@ pytest.importorskip("airflow", reason="extra 'airflow' is not installed")
 
 from curation.demo.airflow_client import AirflowClient
 from curation.demo.airflow_server import ADMIN, MARK, AirflowServer, free_port
+from curation.demo.statsd import Statsd
 from curation.demo.watch import DAG, Watch, follow
 from curation.errors import ConfigError, OutageError
 
@@ -27,8 +28,8 @@ LIMIT_S = 600
 
 
 class Airflow:
-    def __init__(self, server: AirflowServer, client: AirflowClient, store: Path) -> None:
-        self.server, self.client, self.store = server, client, store
+    def __init__(self, server: AirflowServer, client: AirflowClient, store: Path, heard: Statsd) -> None:
+        self.server, self.client, self.store, self.heard = server, client, store, heard
         self._runs = 0
 
     def run(self, **conf: Any) -> Watch:
@@ -43,15 +44,16 @@ class Airflow:
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
     folder = tmp_path_factory.mktemp("airflow")
-    settings = {"CURATION_STORE": str(folder / "store"), "HF_HUB_OFFLINE": "1"}
-    with AirflowServer(folder / "home", ROOT, settings) as server:
+    heard = Statsd()
+    settings = {"CURATION_STORE": str(folder / "store"), "HF_HUB_OFFLINE": "1", **heard.settings}
+    with heard, AirflowServer(folder / "home", ROOT, settings) as server:
         server.start()
         client = AirflowClient(server.url, ADMIN, server.password)
         client.wait_until_healthy(DAG, server.check, patience_s=LIMIT_S)
         client.set_pool("download", 2, "downloads")
         client.set_pool("index", 1, "commits")
         assert marked(server.home)
-        yield Airflow(server, client, folder / "store")
+        yield Airflow(server, client, folder / "store", heard)
     assert marked(folder / "home") == []
 
 
@@ -130,10 +132,16 @@ def test_a_bad_shard_fails_alone_and_a_rerun_does_only_what_is_missing(airflow: 
     (tmp_path / "1.warc.gz").write_bytes(b"this is no archive" * 100)
     conf = {"dump": "broken", "source": str(tmp_path), "recipe": "demo", "overrides": settings(free_port())}
 
+    heard = airflow.heard.counters
+    assert not heard["airflow.curation.shards.extract"]
     watch = airflow.run(**conf)
     assert watch.state == "failed"
     (cell,) = watch.failed()
     assert cell.label == "00001 extract"
+    assert heard["airflow.curation.shards.extract"] == heard["airflow.curation.samples.extract.measured"] == 2
+    assert heard["airflow.curation.bytes_read.extract"] == sum(
+        (tmp_path / f"{shard}.warc.gz").stat().st_size for shard in (0, 2)
+    )
     assert cell.raw["try_number"] == 1, "a bad shard is not retried"
     assert "BadShardError: broken shard 00001, extract" in cell.error
     states = {(one.task, one.map_index): one.state for one in watch.cells.values()}
@@ -147,6 +155,9 @@ def test_a_bad_shard_fails_alone_and_a_rerun_does_only_what_is_missing(airflow: 
     labels = {cell.shard for cell in watch.cells.values() if cell.map_index >= 0}
     assert labels == {"00000", "00002"}
     assert {path: path.stat().st_mtime_ns for path in before} == before, "tables that stood there were made again"
+    assert heard["airflow.curation.shards.extract"] == 2, "what was not made again is not counted again"
+    # nothing listens at the hosts' address
+    assert heard["airflow.curation.samples.download.connection_failed"] == 2, sorted(heard)
 
 
 def test_a_leftover_password_file_is_kept_and_private(airflow: Airflow) -> None:
