@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import pyarrow as pa
@@ -24,6 +25,8 @@ from curation.stages.base import Join
 from curation.store import Store
 
 log = logging.getLogger(__name__)
+
+_READERS = 8  # a shard is a few small reads: waiting for an object store is most of the time
 
 
 def match_block(store: Store, recipe: Recipe, dump: str, shards: Sequence[int], stage: str = "dedup") -> Receipt:
@@ -143,12 +146,16 @@ def _emitted(store: Store, recipe: Recipe, settings: Join, dump: str, shards: Se
     """Keys and shard of each sample of the block, shard by shard in the order in which they entered."""
     from curation.runner import read_entering
 
-    tables = [pa.schema([*settings.keys, pa.field("shard", pa.int32())]).empty_table()]
-    for shard in shards:
-        for batch in read_entering(store, recipe, dump, shard, settings.name, settings.reads.names):
-            keys = pa.Table.from_batches([settings.emit(batch)])
-            tables.append(keys.append_column("shard", pa.array([shard] * len(batch), pa.int32())))
-    return pa.concat_tables(tables).combine_chunks()
+    columns = pa.schema([*settings.keys, pa.field("shard", pa.int32())])
+
+    def emit(shard: int) -> pa.Table:
+        entering = read_entering(store, recipe, dump, shard, settings.name, settings.reads.names)
+        batches = [settings.emit(batch) for batch in entering]
+        keys = pa.Table.from_batches(batches, settings.keys)
+        return keys.append_column(columns.field("shard"), pa.array([shard] * len(keys), pa.int32()))
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return pa.concat_tables([columns.empty_table(), *pool.map(emit, shards)]).combine_chunks()
 
 
 def _prepared(store: Store, settings: Join, keys: pa.Table, folder: str, identity: str) -> dict[str, str]:

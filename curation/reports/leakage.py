@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 import jinja2
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -139,13 +140,13 @@ def _items(store: Store, key: str, names: set[str]) -> tuple[int, dict[str, dict
     """How many items a set has, and texts and thumbnails of those named; only their row groups are read."""
     found: dict[str, dict[str, Any]] = {}
     with store.open_parquet(key) as file:
-        for group in range(file.num_row_groups):
-            wanted = pc.is_in(file.read_row_group(group, ["item"])["item"], pa.array(list(names), pa.string()))
-            if not pc.any(wanted).as_py():
-                continue
-            for row in file.read_row_group(group, ["item", "text", "thumbnail"]).filter(wanted).to_pylist():
-                shown = {"item_text": (row["text"] or "")[:_TEXT_CHARS], "item_picture": _data_url(row["thumbnail"])}
-                found.setdefault(row["item"], shown)
+        wanted = np.flatnonzero(pc.is_in(file.read(["item"])["item"], pa.array(list(names), pa.string())))
+        ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
+        groups = np.unique(np.searchsorted(ends, wanted, side="right")).tolist()
+        table = file.read_row_groups(groups, ["item", "text", "thumbnail"])
+        for row in table.filter(pc.is_in(table["item"], pa.array(list(names), pa.string()))).to_pylist():
+            shown = {"item_text": (row["text"] or "")[:_TEXT_CHARS], "item_picture": _data_url(row["thumbnail"])}
+            found.setdefault(row["item"], shown)
         return file.metadata.num_rows, found
 
 

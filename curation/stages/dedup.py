@@ -18,6 +18,7 @@ from pydantic import Field
 from curation.joins.best_first import Near, keep_best, near
 from curation.joins.cosine import centroids, nearest, pairs_above
 from curation.joins.hamming import pairs_within
+from curation.joins.pieces import gathered
 from curation.schema import schema
 from curation.stages.base import Join, Resource
 
@@ -39,7 +40,7 @@ class Dedup(Join):
     """
 
     name: ClassVar[str] = "dedup"
-    version: ClassVar[int] = 2  # 2: the same URL is a duplicate; embeddings
+    version: ClassVar[int] = 3  # 2: the same URL is a duplicate; embeddings; 3: of equally near known ones the newest
     resource: ClassVar[Resource] = "cpu"
     outcome: ClassVar[pa.Schema] = _OUTCOME
 
@@ -155,7 +156,7 @@ class Dedup(Join):
         n = len(taken)
         kind, known = np.full(n, len(_KINDS), np.int8), np.full(n, None, object)
         distance = np.full(n, 65, np.int64)
-        for piece in index:
+        for piece in gathered(index, n):
             ids = piece["pair"].combine_chunks()
             exact = [("pair", 0), ("content", 1)] + [("url", 2)] * self.same_url
             for column, at in exact:
@@ -178,7 +179,7 @@ class Dedup(Join):
         both = np.concatenate([old_looks, new_looks])
         a, b = pairs_within(both, self.phash_radius, n_old=len(old_looks), only_old=True)
         apart = np.bitwise_count(both[a] ^ both[b]).astype(np.int64)
-        order = np.lexsort((a, apart, b))
+        order = np.lexsort((first[a], apart, b))  # whatever pieces the index comes in, the newest is named
         told, at = np.unique(b[order], return_index=True)
         nearest_old = np.full(len(new_looks), -1)
         nearest_old[told - len(old_looks)] = a[order][at]
@@ -202,15 +203,20 @@ class Dedup(Join):
         kind[hit] = 4
 
     def _decided(self, taken: pa.Table, kind: np.ndarray, head: np.ndarray, known: np.ndarray) -> pa.Table:
-        ids = taken["pair"].to_numpy(zero_copy_only=False)
-        kept_for = np.where(head >= 0, ids[head], known) if len(ids) else ids
-        _, group, sizes = np.unique(kept_for.astype("S16"), return_inverse=True, return_counts=True)
-        size = sizes[group] + (head < 0) if len(ids) else np.empty(0, np.int64)  # a head of an earlier block counts too
-        names = [of.hex() for of in kept_for]
+        of_group = head.astype(np.int64)
+        barred = np.flatnonzero(head < 0)
+        before = pa.array(known[barred].tolist(), _ID).dictionary_encode()
+        of_group[barred] = len(taken) + np.asarray(before.indices)
+        _, group, sizes = np.unique(of_group, return_inverse=True, return_counts=True)
+        size = sizes[group] + (head < 0)  # a head of an earlier block counts too
+        grouped = np.flatnonzero(size > 1)  # the few rows that need a name: of all of them names are gigabytes
+        names = np.full(len(taken), None, object)
+        heads = pa.concat_arrays([taken["pair"].combine_chunks(), before.dictionary])
+        names[grouped] = [of.hex() for of in heads.take(pa.array(of_group[grouped])).to_pylist()]
         columns = {
-            "duplicate_kind": pa.array([_KINDS[k] if k >= 0 else None for k in kind], pa.string()),
-            "duplicate_of": pa.array([name if k >= 0 else None for name, k in zip(names, kind, strict=True)]),
-            "group_id": pa.array([name if s > 1 else None for name, s in zip(names, size, strict=True)]),
+            "duplicate_kind": pa.array(np.array([*_KINDS, None], object)[kind], pa.string()),
+            "duplicate_of": pa.array(names, pa.string(), mask=kind < 0),
+            "group_id": pa.array(names, pa.string()),
             "group_size": pa.array(size, pa.int32()),
         }
         for name, column in columns.items():

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from curation.joins.pieces import gathered
 from curation.schema import schema
 from curation.stages.base import Join, Resource
 
@@ -62,7 +63,7 @@ class Pairs(Join):
         keys = keys.combine_chunks()
         known = np.zeros(keys.num_rows, np.int8)  # 0 not seen, 1 url, 2 pair
         column = "url" if self.same_url else "pair"
-        for piece in index:
+        for piece in gathered(index, keys.num_rows):
             seen = np.asarray(pc.is_in(keys[column], value_set=piece[column].combine_chunks()))
             rows = np.flatnonzero(seen)
             same = pc.is_in(keys["pair"].take(pa.array(rows)), value_set=piece["pair"].combine_chunks())

@@ -120,6 +120,9 @@ def test_an_audit_of_a_run(world: World) -> None:
     assert data["all"]["samples"] == 5
     assert data["filters"] == ["text_too_short", "download fault", "too_small"]
     assert sum(group["samples"] for group in data["dimensions"]["domain"]["groups"]) == 5
+    for dimension in data["dimensions"].values():
+        for group in dimension["groups"]:  # no sample is lost between the filters
+            assert group["kept"] == group["samples"] - sum(at["dropped"] for at in group["filters"].values())
     fetched = data["dimensions"]["resolution, shorter side"]["all"]
     assert (fetched["samples"], fetched["kept"]) == (3, 2)  # the one that is gone has no resolution to be compared by
     assert "By domain" in render_page(data)

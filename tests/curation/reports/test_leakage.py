@@ -62,11 +62,14 @@ def test_what_is_flagged_only_is_told_as_kept_and_few_examples_are_shown(
 ) -> None:
     monkeypatch.setattr("curation.reports.leakage._EXAMPLES", 1)
     evaluation_set(world, tmp_path / "quiz")
-    recipe, shards = world.recipe({"stages.leakage.evalsets": ["quiz"]})
+    (tmp_path / "moons.json").write_text('[{"question": "How many moons has Jupiter?"}]')
+    index_evalset(world.store, "moons", tmp_path / "moons.json")
+    recipe, shards = world.recipe({"stages.leakage.evalsets": ["quiz", "moons"]})
     world.run(recipe, shards[0])
     assert leakage_report(world.store, recipe, "crawl", shards)["shards"] == 1  # the other is not done yet
     world.run(recipe, shards[1])
-    (found,) = leakage_report(world.store, recipe, "crawl", shards)["sets"]
+    found, nothing = leakage_report(world.store, recipe, "crawl", shards)["sets"]
+    assert (nothing["items"], nothing["items_hit"], nothing["samples"], nothing["examples"]) == (1, 0, 0, [])
     assert (found["samples"], found["kept"], len(found["examples"])) == (4, 4, 2)
     assert 'class="kept"' in render_leakage(leakage_report(world.store, recipe, "crawl", shards))
 

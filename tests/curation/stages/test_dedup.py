@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import curation.joins.best_first
+import curation.joins.pieces
 from curation.errors import BadShardError
 from curation.stages.dedup import Dedup
 
@@ -120,6 +121,23 @@ def test_against_the_index_the_nearest_look_is_named_and_better_reasons_come_fir
         decided = stage.match(keys(stage, *new), pieces)
         of = [row and bytes.fromhex(row).decode().strip("\0") for row in decided["duplicate_of"].to_pylist()]
         assert dict(zip("xyz", zip(decided["duplicate_kind"].to_pylist(), of, strict=True), strict=True)) == expected
+
+
+@pytest.mark.parametrize("pass_rows", [1, 1_000_000])
+def test_of_equally_near_known_looks_the_newest_is_named_however_the_index_is_cut(
+    pass_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curation.joins.pieces, "_PASS_ROWS", pass_rows)
+    stage = Dedup()
+    older, newer = (
+        stage.kept(stage.match(keys(stage, {"id": name, "phash": f"{look:016x}"}), ()))
+        for name, look in (("o", 0xF0), ("n", 0xFFF0))
+    )
+    assert found(stage, {"id": "x", "phash": f"{0x3F0:016x}"}, index=(newer, older))["x"] == ("phash", "o", 2)
+    assert found(stage, {"id": "x", "phash": f"{0x3F0:016x}"}, index=(older, newer))["x"] == ("phash", "o", 2)
+    between = {"id": "x", "phash": f"{0x33F0:016x}"}
+    assert found(Dedup(phash_radius=4), between, index=(newer, older))["x"] == ("phash", "n", 2)
+    assert found(Dedup(phash_radius=4), between, index=(older, newer))["x"] == ("phash", "o", 2)
 
 
 def test_no_samples() -> None:
