@@ -20,6 +20,7 @@ from curation.stages.base import Resource, Stage, Tally, runtime
 from curation.verdicts import Fault
 
 if TYPE_CHECKING:
+    from curation.captions.endpoint import EndpointCaptioner
     from curation.models.captioner import Captioner
     from curation.models.matcher import ClipMatcher, Matcher
 
@@ -57,7 +58,9 @@ class Caption(Stage):
     resource: ClassVar[Resource] = "gpu"
     consumes: ClassVar[pa.Schema] = schema("sample_id", "image", "text", "partition")
 
-    captioner: str = Field("embedded", description="embedded, a local folder or a hub name of an image-to-text model")
+    captioner: str = Field(
+        "embedded", description="embedded, a folder or hub name of an image-to-text model, http://host/v1#model"
+    )
     matcher: str = Field(
         "embedded",
         description="embedded, a local folder or a hub name of an ITM model; clip:NAME puts a CLIP's cosine in its "
@@ -128,7 +131,11 @@ class Caption(Stage):
             )
 
     @cached_property
-    def _captioner(self) -> Captioner:
+    def _captioner(self) -> Captioner | EndpointCaptioner:
+        if self.captioner.startswith(("http://", "https://")):
+            from curation.captions.endpoint import load_endpoint_captioner
+
+            return load_endpoint_captioner(self.captioner)
         from curation.models.captioner import load_captioner
 
         return load_captioner(self.captioner, device=self.device, dtype=self.dtype)
