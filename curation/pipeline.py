@@ -20,6 +20,9 @@ from curation.stages.base import Pin, Stage
 from curation.store import Store
 from curation.text.concepts import WORDNET, wordnet_nouns
 
+BLOCKLISTS = "blocklists/"
+"""What a list's name begins with that the store keeps, see curation/blocklists.py."""
+
 _MAX_FILE_BYTES = 1 << 30  # of a list or a head that is named by its URL
 
 
@@ -146,7 +149,7 @@ def _pinned(store: Store, kind: str, value: str, place: str) -> str:
     if not value or value.startswith(("lists/", "evalsets/")):
         return value
     if kind == "file":
-        content = _content(value, place)
+        content = _listed(store, value, place) if value.startswith(BLOCKLISTS) else _content(value, place)
         suffixes = Path(urlsplit(value).path if "://" in value else value).suffixes[-2:]
         key = f"lists/{hashlib.sha256(content).hexdigest()}{''.join(suffixes)}"
         store.write_bytes(key, content, if_absent=True)
@@ -169,6 +172,13 @@ def _pinned_concepts(store: Store, value: str, place: str) -> str:
     key = f"lists/{hashlib.sha256(content).hexdigest()}.txt"
     store.write_bytes(key, content, if_absent=True)
     return key
+
+
+def _listed(store: Store, value: str, place: str) -> bytes:
+    try:
+        return store.read_bytes(value)
+    except FileNotFoundError:
+        raise ConfigError(f"{place}: no {value} in {store.root}; add it: curation refresh-blocklist") from None
 
 
 def _content(value: str, place: str) -> bytes:
