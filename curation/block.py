@@ -102,6 +102,14 @@ def runs(store: Store) -> list[tuple[str, str]]:
     return [(dump, name.removesuffix(".json")) for _, dump, name in keys]
 
 
+def dumps_of(store: Store, recipe_name: str) -> list[str]:
+    """Dumps that the recipe ran on, in order of name. Raises ConfigError when there is none."""
+    planned = sorted(dump for dump, name in runs(store) if name == recipe_name)
+    if not planned:
+        raise ConfigError(f"recipe {recipe_name}: it never ran in {store.root}")
+    return planned
+
+
 def phases(recipe: Recipe) -> list[tuple[str, ...]]:
     """The stages in runs that each shard takes on its own; before a run that begins with a join, the block is matched.
 

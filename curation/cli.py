@@ -286,6 +286,29 @@ def demo_crawl(
         out.print(Text(line))
 
 
+@app.command("refresh-blocklist")
+def refresh_blocklist(
+    name: Annotated[str, typer.Argument(help="Name of the list: recipes take blocklists/NAME.")],
+    sources: Annotated[list[str], typer.Argument(help="Files or addresses of lists, gzip or not.")],
+    max_loss: Annotated[float, typer.Option(min=0, max=1, help="Largest share of its lines that it may lose.")] = 0.5,
+    store: StoreRoot = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Put a blocklist into the store, or replace it, as a whole or not at all.
+
+    * `curation refresh-blocklist adult https://lists.example/adult.txt.gz ours.txt`
+    """
+    from curation.blocklists import refresh_blocklist as refresh
+    from curation.store import Store
+
+    with err.status("fetching"):
+        done = refresh(Store(store), name, sources, max_loss=max_loss)
+    if as_json:
+        _print_json(done._asdict())
+    else:
+        out.print(f"blocklists/{name}: {done.rules} rules, {done.added} lines new, {done.removed} gone")
+
+
 @app.command()
 def verify(
     recipe: Annotated[str, typer.Argument(help="Recipe of the dataset.")],

@@ -95,6 +95,15 @@ def index_evalset(
     return key
 
 
+def describer(model: str, pretrained: str = "") -> tuple[Describe | None, str]:
+    """What embeds an evaluation set's pictures, and the embedding space; an empty name: nothing does."""
+    if not model:
+        return None, ""
+    from curation.models.clip import embedding_space, load_clip
+
+    return load_clip(model, pretrained or None).embed_images, embedding_space(model, pretrained or None)
+
+
 def index_folder(store: Store, name: str, folder: Path) -> str:
     """index_evalset of a folder of pictures."""
     return index_evalset(store, name, folder)

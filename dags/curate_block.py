@@ -25,7 +25,8 @@ from typing import Any
 
 from airflow.sdk import Param, dag, get_current_context, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
-from curation_dags import DEFAULT_ARGS, RECIPES, store
+from curation_dags import BLOCKS, DEFAULT_ARGS, RECIPES, VERSIONS, made, store
+from curation_notices import watched
 
 LABEL = "{{ '%05d' % task.op_kwargs.shard }}"
 MAPPED = {"map_index_template": LABEL, "trigger_rule": "none_failed"}  # go on where the recipe leaves out a stage
@@ -77,6 +78,7 @@ def stage(name: str, hours: float, **settings: Any) -> Callable[..., Any]:
     doc_md=__doc__,
     tags=["dataset"],
     default_args=DEFAULT_ARGS,
+    **watched(hours=72),
 )
 def curate_block() -> None:
     """Wire plan >> extract >> match_pairs >> (pairs .. score) >> match >> (dedup .. export) >> select >> publish."""
@@ -135,7 +137,7 @@ def curate_block() -> None:
 
         return dict(export_shard(store(), pinned(block["recipe"]), block["version"], block["dump"], shard))
 
-    @task(execution_timeout=timedelta(hours=6), trigger_rule="none_failed")
+    @task(execution_timeout=timedelta(hours=6), trigger_rule="none_failed", outlets=[BLOCKS, VERSIONS])
     def publish(shards: list[int], block: dict[str, str]) -> str:
         from curation.publish.release import held_back
         from curation.publish.version import finish_version
@@ -143,6 +145,9 @@ def curate_block() -> None:
         manifest = str(finish_version(store(), pinned(block["recipe"]), block["version"], block["dump"], shards))
         for reason in held_back(store(), manifest):
             logging.getLogger(__name__).warning("the version is held, latest does not move: %s", reason)
+        recipe = pinned(block["recipe"]).name
+        made(BLOCKS, recipe=recipe, dump=block["dump"])
+        made(VERSIONS, recipe=recipe, version=block["version"])
         return manifest
 
     # by name: the label reads the shard from the keyword

@@ -26,6 +26,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import Param, dag, get_current_context, task
 from curation_dags import DEFAULT_ARGS, RECIPES, block_runs, store
 from curation_dumps import DumpTimetable
+from curation_notices import watched
 
 TEXTS = {
     "dump": "Name of the crawl; empty: the run's partition key, one of Common Crawl's.",
@@ -51,6 +52,7 @@ FIELDS = {
     doc_md=__doc__,
     tags=["dataset"],
     default_args=DEFAULT_ARGS,
+    **watched(hours=720),
 )
 def curate_dump() -> None:
     """Wire plan >> a triggered run of curate_block for each block."""

@@ -16,6 +16,7 @@ from typing import Any
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import Param, dag, task
 from curation_dags import DEFAULT_ARGS, RECIPES, block_runs, store
+from curation_notices import watched
 
 TEXTS = {
     "recipe": "Which dataset is kept fresh.",
@@ -40,6 +41,7 @@ FIELDS = {
     doc_md=__doc__,
     tags=["dataset"],
     default_args=DEFAULT_ARGS,
+    **watched(hours=24),
 )
 def nightly_refresh() -> None:
     """Wire refresh >> plan >> a triggered run of curate_block for each chosen block."""

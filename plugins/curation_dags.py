@@ -8,7 +8,7 @@ from datetime import timedelta
 from importlib.resources import files
 from typing import Any
 
-from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryRule, get_current_context
 
 RECIPES = sorted(path.name.removesuffix(".yaml") for path in (files("curation") / "recipes").iterdir())
 HEALS = ["curation.errors.OutageError", "airflow.sdk.exceptions.AirflowTaskTimeout"]
@@ -21,6 +21,24 @@ DEFAULT_ARGS = {
     "retry_policy": ExceptionRetryPolicy([RetryRule(HEALS, RetryAction.DEFAULT)], default=RetryAction.FAIL),
 }
 """Outages, timeouts and lost workers are retried; a bad shard or a wrong setting fails at once."""
+
+BLOCKS = Asset(name="curated_blocks", uri="curation://blocks")
+VERSIONS = Asset(name="dataset_versions", uri="curation://versions")
+EVALSETS = Asset(name="evaluation_sets", uri="curation://evalsets")
+BLOCKLISTS = Asset(name="blocklists", uri="curation://blocklists")
+"""What one DAG makes and another waits for; an event's `extra` says which block, version, set or list it was."""
+
+
+def made(asset: Asset, **what: Any) -> None:
+    """Say in the asset's event what this task made."""
+    get_current_context()["outlet_events"][asset].extra = what
+
+
+def cause(asset: Asset) -> dict[str, Any]:
+    """What the newest of the events says that started this run; {} for a run by hand."""
+    events = get_current_context()["triggering_asset_events"]
+    found = [event.extra for key, many in events.items() if key == asset for event in many]
+    return dict(found[-1]) if found else {}
 
 
 def store() -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from curation import dumps
 from curation.errors import ConfigError
 from curation.pipeline import fingerprint
@@ -23,3 +26,16 @@ def finished_shards(store: Store, recipe: Recipe, dump: str) -> list[int]:
             "run it on this dump with the same settings"
         )
     return found
+
+
+def portions(sources: Mapping[str, Sequence[int]], most: int = 500) -> list[dict[str, Any]]:
+    """The shards of the dumps in runs for as many tasks: {"dump", "shards", "label"}, at most `most` of them.
+
+    90,000 tasks of seconds each would cost a scheduler more than the work.
+    """
+    size = max(1, -(-sum(map(len, sources.values())) // max(1, most - len(sources))))
+    return [
+        {"dump": dump, "shards": part, "label": f"{dump} {part[0]:05d} to {part[-1]:05d}"}
+        for dump, shards in sources.items()
+        for part in (list(shards[at : at + size]) for at in range(0, len(shards), size))
+    ]

@@ -56,6 +56,15 @@ def read_manifest(store: Store, recipe_name: str, version: str) -> dict[str, Any
     return found
 
 
+def newest(store: Store, recipe_name: str) -> str:
+    """The version published last, released or held. Raises ConfigError when there is none."""
+    made = [(plan.created_at, plan.version) for name, plan in plans(store, recipe_name)]
+    standing = [version for _, version in sorted(made) if store.exists(manifest_key(recipe_name, version))]
+    if not standing:
+        raise ConfigError(f"no version of {recipe_name} is published in {store.root}")
+    return standing[-1]
+
+
 def manifest_keys(store: Store, recipe_name: str = "") -> list[str]:
     """Keys of the manifests of one recipe, or of all; from the plans: no folder of files is listed."""
     keys = [manifest_key(name, plan.version) for name, plan in plans(store, recipe_name)]

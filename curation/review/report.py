@@ -78,6 +78,18 @@ def write_report(store: Store, found: ReviewSet) -> dict[str, Any]:
     return made
 
 
+def summary(found: dict[str, Any]) -> str:
+    """A report in one line: who rated how much, and the mean and agreement of each dimension."""
+
+    def told(name: str, one: dict[str, Any]) -> str:
+        mean, agreement = one["mean"], one["alpha"]
+        spelt = "not rated" if mean is None else f"{mean:.2f}"
+        return f"{name} {spelt}" + ("" if agreement is None else f" (alpha {agreement:.2f})")
+
+    means = ", ".join(told(name, one) for name, one in found["dimensions"].items())
+    return f"{len(found['raters'])} raters on {found['rated']} of {found['items']} items: {means}"
+
+
 def judged(store: Store, recipe: str, version: str, wanted: HumanEvaluation) -> tuple[bool, str]:
     """Whether the ratings of now meet what a release asks for, and why: of the version's largest review set."""
     sets = [read_set(store, recipe, version, name) for name in list_sets(store, recipe, version)]

@@ -1,12 +1,15 @@
 """A real Airflow, started as `make demo` starts it: refusals, a bad shard among good ones, a killed demo, the demo."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,8 +31,9 @@ LIMIT_S = 600
 
 
 class Airflow:
-    def __init__(self, server: AirflowServer, client: AirflowClient, store: Path, heard: Statsd) -> None:
-        self.server, self.client, self.store, self.heard = server, client, store, heard
+    def __init__(self, server: AirflowServer, store: Path, heard: Statsd, notices: list[dict[str, Any]]) -> None:
+        self.server, self.store, self.heard, self.notices = server, store, heard, notices
+        self.client = AirflowClient(server.url, ADMIN, server.password)
         self._runs = 0
 
     def run(self, **conf: Any) -> Watch:
@@ -40,20 +44,81 @@ class Airflow:
         follow(watch, Console(file=sys.stderr, force_terminal=False), self.server.check)
         return watch
 
+    def unpause(self, dag: str) -> None:
+        self.client._call("PATCH", f"/dags/{dag}", {"is_paused": False})
+
+    def runs(self, dag: str) -> list[str]:
+        return [run["dag_run_id"] for run in self.client._call("GET", f"/dags/{dag}/dagRuns")["dag_runs"]]
+
+    def wait(self, dag: str, run: str, *states: str, task: str = "") -> None:
+        until = time.monotonic() + LIMIT_S
+        while True:
+            tasks = {one["task_id"]: one["state"] for one in self.client.task_instances(dag, run)}
+            state = tasks.get(task) if task else self.client.run_state(dag, run)
+            if state in states:
+                return
+            assert state not in ("failed", "success"), (state, tasks)
+            assert time.monotonic() < until, (state, tasks)
+            time.sleep(1)
+
+    def say_yes(self, dag: str, run: str) -> None:
+        self.wait(dag, run, "awaiting_input", task="approve")
+        time.sleep(3)  # nobody is faster; an answer before the executor has reported starts the question anew
+        place = f"/dags/{dag}/dagRuns/{run}/taskInstances/approve/-1/hitlDetails"
+        self.client._call("PATCH", place, {"chosen_options": ["Approve"], "params_input": {}})
+
+
+class Loopback(BaseHTTPRequestHandler):
+    """A picture for whoever asks; what is posted is kept."""
+
+    posted: list[dict[str, Any]]
+    picture: bytes
+
+    def do_GET(self) -> None:
+        found = self.path.endswith(".jpg")
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(self.picture) if found else 0))
+        self.end_headers()
+        self.wfile.write(self.picture if found else b"")
+
+    def do_POST(self) -> None:
+        self.posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
 
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+def loopback() -> Iterator[ThreadingHTTPServer]:
+    from PIL import Image
+    from skimage.data import astronaut
+
+    picture = BytesIO()
+    Image.fromarray(astronaut()).save(picture, "JPEG")
+    handler = type("L", (Loopback,), {"posted": [], "picture": picture.getvalue()})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory, loopback: ThreadingHTTPServer) -> Iterator[Airflow]:
     folder = tmp_path_factory.mktemp("airflow")
     heard = Statsd()
     settings = {"CURATION_STORE": str(folder / "store"), "HF_HUB_OFFLINE": "1", **heard.settings}
+    settings["CURATION_NOTIFY"] = f"json://127.0.0.1:{loopback.server_port}/notices"
     with heard, AirflowServer(folder / "home", ROOT, settings) as server:
         server.start()
-        client = AirflowClient(server.url, ADMIN, server.password)
-        client.wait_until_healthy(DAG, server.check, patience_s=LIMIT_S)
-        client.set_pool("download", 2, "downloads")
-        client.set_pool("index", 1, "commits")
+        found = Airflow(server, folder / "store", heard, loopback.RequestHandlerClass.posted)  # type: ignore[attr-defined]
+        found.client.wait_until_healthy(DAG, server.check, patience_s=LIMIT_S)
+        found.client.set_pool("download", 2, "downloads")
+        found.client.set_pool("index", 1, "commits")
         assert marked(server.home)
-        yield Airflow(server, client, folder / "store", heard)
+        yield found
     assert marked(folder / "home") == []
 
 
@@ -150,6 +215,13 @@ def test_a_bad_shard_fails_alone_and_a_rerun_does_only_what_is_missing(airflow: 
     before = {path: path.stat().st_mtime_ns for path in (airflow.store / "dumps" / "broken").rglob("*.parquet")}
     assert before
 
+    until = time.monotonic() + 60
+    while not (told := [one for one in airflow.notices if "dump: broken" in one["message"]]):
+        assert time.monotonic() < until, airflow.notices
+        time.sleep(0.5)
+    assert told[0]["title"] == "curation: curate_block failed"
+    assert "/dags/curate_block/runs/run-" in told[0]["message"]
+
     watch = airflow.run(**conf, shards="0,2")
     assert watch.state == "success"
     labels = {cell.shard for cell in watch.cells.values() if cell.map_index >= 0}
@@ -158,6 +230,52 @@ def test_a_bad_shard_fails_alone_and_a_rerun_does_only_what_is_missing(airflow: 
     assert heard["airflow.curation.shards.extract"] == 2, "what was not made again is not counted again"
     # nothing listens at the hosts' address
     assert heard["airflow.curation.samples.download.connection_failed"] == 2, sorted(heard)
+
+
+def test_a_block_is_published_reviewed_released_and_taken_down(
+    airflow: Airflow, loopback: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    from curation.publish.parts import manifest_key
+    from curation.publish.version import latest
+    from curation.review.ratings import rate
+    from curation.review.sets import Sampling, create_set
+    from curation.store import Store
+
+    store = Store(airflow.store)
+    airflow.unpause("publish_dataset")
+    archive(tmp_path / "0.warc.gz", "host.test")
+    overrides = settings(loopback.server_port) | {"publish.release.approval": True, "stages.caption": None}
+    overrides |= {"gates.similarity_low.at_least": dict.fromkeys(("en", "multi", "nolang"), -1)}
+    watch = airflow.run(dump="small", source=str(tmp_path), recipe="demo", overrides=overrides)
+    assert watch.state == "success"
+    until = time.monotonic() + 60
+    while not (runs := airflow.runs("publish_dataset")):  # the block's asset starts it
+        assert time.monotonic() < until
+        time.sleep(1)
+    (run,) = runs
+    airflow.wait("publish_dataset", run, "success")
+    version = airflow.client.xcom("publish_dataset", run, "plan", key="release")["version"]
+    assert store.exists(manifest_key("demo", version))
+    assert latest(store, "demo") != version
+
+    drawn = create_set(store, "demo", version, Sampling(n=5, raters=1))
+    for item in drawn.items:
+        rating = dict.fromkeys(("accuracy", "completeness", "detail", "relevance"), 4)
+        rate(store, drawn, {"rater": "ada", "item": item.number, **rating})
+    airflow.unpause("review")
+    airflow.client.trigger("review", "by-hand", {"recipe": "demo", "version": version, "size": 5, "raters": 1})
+    airflow.say_yes("review", "by-hand")
+    airflow.wait("review", "by-hand", "success")
+    assert latest(store, "demo") == version
+
+    airflow.unpause("takedown")
+    airflow.client.trigger("takedown", "request", {"kind": "domain", "values": ["host.test"], "requester": "a painter"})
+    airflow.wait("takedown", "request", "awaiting_input", task="approve")
+    assert airflow.client.xcom("takedown", "request", "find")["n_samples"] == 1
+    assert latest(store, "demo") == version, "nothing is done before a person has said yes"
+    airflow.say_yes("takedown", "request")
+    airflow.wait("takedown", "request", "success")
+    assert not store.exists(manifest_key("demo", version))
 
 
 def test_a_leftover_password_file_is_kept_and_private(airflow: Airflow) -> None:
