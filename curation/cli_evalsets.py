@@ -126,6 +126,6 @@ def _described_by(
             raise ConfigError(f"--descriptor {descriptor}: no such file")
         own = Descriptor(descriptor, side_px, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
         return own, own.space
-    from curation.models.clip import embedding_space, load_clip
+    from curation.evalsets import clip_describer
 
-    return load_clip(model, pretrained or None).embed_images, embedding_space(model, pretrained or None)
+    return clip_describer(model, pretrained)

@@ -95,10 +95,8 @@ def index_evalset(
     return key
 
 
-def describer(model: str, pretrained: str = "") -> tuple[Describe | None, str]:
-    """What embeds an evaluation set's pictures, and the embedding space; an empty name: nothing does."""
-    if not model:
-        return None, ""
+def clip_describer(model: str, pretrained: str = "") -> tuple[Describe, str]:
+    """What embeds an evaluation set's pictures with a CLIP model, and the embedding space."""
     from curation.models.clip import embedding_space, load_clip
 
     return load_clip(model, pretrained or None).embed_images, embedding_space(model, pretrained or None)

@@ -49,12 +49,13 @@ def index_evalsets() -> None:
         from pathlib import Path
 
         from curation.errors import ConfigError
-        from curation.evalsets import describer, index_evalset
+        from curation.evalsets import clip_describer, index_evalset
 
         path = Path(params["path"])
         if not path.exists():
             raise ConfigError(f"path: {path} is not there, as this worker sees it")
-        describe, space = describer(params["model"], params["pretrained"])
+        model = params["model"]
+        describe, space = clip_describer(model, params["pretrained"]) if model else (None, "")
         images = Path(params["images"]) if params["images"] else None
         key = index_evalset(store(), params["name"], path, images=images, describe=describe, space=space)
         made(EVALSETS, name=params["name"], key=key)
