@@ -48,7 +48,7 @@ def response(body: bytes = CAT, status: str = "200 OK", **headers: str) -> bytes
     )
 
 
-RESET, STALL = b"<reset>", b"<stall>"
+RESET, STALL, DRIP = b"<reset>", b"<stall>", b"<drip>"
 SITE: dict[str, bytes | list[bytes]] = {
     "/cat.jpg": response(ETag='"v1"'),
     "/png": response(PNG),
@@ -83,6 +83,8 @@ SITE: dict[str, bytes | list[bytes]] = {
     "/announced": response(b"x", Content_Length=str(1 << 40)),
     "/slow-body": response(CAT[:500], Content_Length=str(len(CAT))) + STALL,
     "/slow-head": b"HTTP/1.1 200 OK\r\nX-A: b\r\n" + STALL,
+    "/drip-body": response(CAT) + DRIP,
+    "/drip-head": b"HTTP/1.1 200 OK\r\nX-A: " + b"b" * 5000 + DRIP,
     "/long-head": b"HTTP/1.1 200 OK\r\nX-A: " + b"b" * 100_000 + b"\r\n\r\n",
     "/garbage": b"\x00\x01 this is not HTTP\r\n\r\n",
     "/bomb": response(gzip.compress(bytes(64 << 20)), Content_Encoding="gzip"),
@@ -137,6 +139,12 @@ class Web:
             known = HOSTS.get(host, {}).get(path) or SITE.get(path.partition("?")[0], response(b"", "404 Not Found"))
             answer = known if isinstance(known, bytes) else known[min(self.asked[host + path], len(known)) - 1]
             await asyncio.sleep(self.delay_s)
+            if answer.endswith(DRIP):  # slow loris: never silent for long
+                for at in range(0, 3000, 20):
+                    writer.write(answer[at : at + 20])
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+                return
             writer.write(answer.removesuffix(RESET).removesuffix(STALL))
             await writer.drain()
             if answer.endswith(STALL):

@@ -102,6 +102,8 @@ def test_a_redirect_is_followed_and_kept(web: Client) -> None:
         ("/chunked-short", "truncated_body"),
         ("/slow-body", "timeout"),
         ("/slow-head", "timeout"),
+        ("/drip-body", "timeout"),
+        ("/drip-head", "timeout"),
         ("/long-head", "bad_http"),
         ("/garbage", "bad_http"),
         ("/bomb", "too_large"),
