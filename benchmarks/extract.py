@@ -159,7 +159,7 @@ def compare(ours: Pairs, theirs: Pairs) -> tuple[int, int, Counter[str]]:
     from curation.web.urls import canonical
 
     mine = {(url, clean_text(text)) for url, text in ours}
-    urls = {url for url, _ in mine}
+    urls, texts = {url for url, _ in mine}, {text for _, text in mine}
     missing: Counter[str] = Counter()
     pairs = {(url, alt) for url, alt in theirs}
     for url, alt in pairs:
@@ -172,9 +172,18 @@ def compare(ours: Pairs, theirs: Pairs) -> tuple[int, int, Counter[str]]:
             missing["no http address"] += 1
         elif spelt in urls:
             missing["same picture, another text"] += 1
+        elif text in texts or _as_utf8(alt) in texts:
+            missing["same text, another address"] += 1
         else:
-            missing["another address, or none"] += 1
+            missing["neither"] += 1
     return len(pairs), len(pairs) - missing.total(), missing
+
+
+def _as_utf8(text: str) -> str:
+    """A text in UTF-8 that was read as Latin-1, as a browser reads it."""
+    from curation.text.clean import clean_text
+
+    return clean_text(text.encode("latin-1", "ignore").decode("utf-8", "ignore"))
 
 
 def report(archive: Path, ours: tuple[str, ...], peers: dict[str, str], runs: int) -> None:

@@ -15,7 +15,7 @@ from selectolax.lexbor import LexborHTMLParser, SelectolaxError
 from curation.sources.candidates import Page, Picture, TextKind, page_language, robots_directives
 from curation.web.urls import Base
 
-_PICTURES = re.compile(rb"<img|og:image|ImageObject|<\0i\0m\0g|\0<\0i\0m\0g", re.IGNORECASE)
+_PICTURES = (b"<img", b"og:image", b"imageobject", b"<\0i\0m\0g")
 LAZY_SRCSET = ("srcset", "data-srcset", "data-lazy-srcset")
 # what the lazy loaders in use read: lazysizes, vanilla-lazyload, WordPress plugins, jquery.lazyload
 LAZY_SRC = (
@@ -48,7 +48,10 @@ _SUPERSETS = {
 
 def may_hold_pictures(body: bytes) -> bool:
     """Whether the bytes name a picture at all; False saves the parsing."""
-    return b"<img" in body or _PICTURES.search(body) is not None
+    if b"<img" in body:
+        return True
+    lower = body.lower()
+    return any(mark in lower for mark in _PICTURES)
 
 
 def utf8_html(body: bytes, http_charset: str | None) -> bytes:
