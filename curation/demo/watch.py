@@ -18,12 +18,13 @@ from curation.errors import OutageError
 
 DAG = "curate_block"
 TASKS = (
-    "plan",
-    *("extract", "measure.download", "measure.score"),
+    *("plan", "extract", "match_pairs"),
+    *("measure.pairs", "measure.download", "measure.score"),
     "match",
     *("judge.dedup", "judge.safety", "judge.caption", "judge.leakage", "judge.export"),
-    "publish",
+    *("select", "export_selected", "publish"),
 )
+ONCE = {"plan", "match_pairs", "match", "select", "publish"}  # a run; the others once a shard
 DONE = {"success", "skipped", "failed", "upstream_failed", "removed"}
 SIGNS = {
     "success": ("✓", "green"),
@@ -128,7 +129,7 @@ class Watch:
         shards = 1 + max(cell.map_index for cell in mapped)
         for task in TASKS:
             mine = [cell for cell in self.cells.values() if cell.task == task]
-            count = shards if "." in task else 1
+            count = 1 if task in ONCE else shards
             done = [cell for cell in mine if cell.state in DONE and cell.state != "removed"]
             mean = _mean(cell.seconds for cell in done) if done else overall
             running = sum(min(mean, cell.seconds) for cell in mine if cell.state == "running")
@@ -202,7 +203,7 @@ def _states(task: str, cells: dict[int, Cell], shards: list[tuple[int, str]], wi
     if wide:
         counts = Counter(cell.state for cell in cells.values())
         return [Text(" ").join(Text(f"{_sign(state).plain}{n}", _sign(state).style) for state, n in counts.items())]
-    if "." in task and -1 not in cells:
+    if task not in ONCE and -1 not in cells:
         return [_sign(cells[index].state) if index in cells else Text("") for index, _ in shards]
     alone = cells.get(-1)
     # what runs once for all shards stands in the first column

@@ -156,6 +156,14 @@ def test_curate_block_has_a_task_for_every_stage_and_offers_every_recipe() -> No
     assert loaded()["dags"]["curate_block"]["params"]["recipe"]["enum"] == recipe_names()
 
 
+def test_the_live_table_of_the_demo_shows_every_task() -> None:
+    from curation.demo.watch import ONCE, TASKS
+
+    found = tasks("curate_block")
+    assert set(TASKS) == set(found)
+    assert {task for task, one in found.items() if not one["mapped"]} == ONCE
+
+
 def test_a_stage_that_the_recipe_leaves_out_stops_nobody() -> None:
     rules = {task: one["rule"] for task, one in tasks("curate_block").items() if one["mapped"] or task == "match"}
     assert rules.pop("export_selected") == "all_success"  # is left out together with select
