@@ -128,7 +128,11 @@ def _field(field: pa.Field, source: dict[str, Any]) -> dict[str, Any] | None:
         kind = "sc:Text"
     else:
         return None  # embeddings: Croissant 1.0 has no word for vectors
-    known = {"key": "name of the sample's files in the tar", "dump": "crawl", "shard": "archive of the crawl"}
+    known = {"key": "name of the sample's files in the tar", "dump": "crawl", "shard": "archive of the crawl"} | {
+        "anyres_grid": "columns x rows of AnyRes tiles",
+        "anyres_tokens_flat": "visual tokens of all AnyRes views",
+        "anyres_tokens_unpadded": "visual tokens without padding, with a newline a row",
+    }
     return {
         "@type": "cr:Field",
         "@id": f"samples/{field.name}",

@@ -19,7 +19,7 @@ from curation.publish.instruct import Groups, instruct_record, pretrain_record
 from curation.publish.parts import Part, Plan, manifest_key, part_key, read_part, read_plan, version_folder
 from curation.publish.quality import Quality
 from curation.publish.selection import entombed, left_out, selection_identity
-from curation.publish.settings import Publish
+from curation.publish.settings import AnyRes, Publish
 from curation.publish.writers import JsonWriter, TarWriter, file_of, pairs_of
 from curation.receipt import Receipt, digest
 from curation.recipe import Recipe
@@ -37,6 +37,11 @@ _NO_METADATA = frozenset(
     ]
 )
 _EMBEDDINGS = ("img_emb", "txt_emb")
+_ANYRES = (
+    ("anyres_grid", pa.string()),  # columns x rows
+    ("anyres_tokens_flat", pa.int32()),
+    ("anyres_tokens_unpadded", pa.int32()),
+)
 _DOMAINS_A_SHARD = 300
 _HOST = r"^[a-z]+://(?:[^/?#@]*@)?(?P<host>[^/?#:]+)"
 
@@ -153,6 +158,7 @@ def _write(
     schema = pa.schema(
         [("sample_id", pa.string()), ("key", pa.string()), ("dump", pa.string()), ("shard", pa.int32())]
         + [_measured(recipe)[name] for name in columns]
+        + (list(_ANYRES) if recipe.publish.anyres else [])
     )
     matcher = tombstones.read(store, {*plan.tombstones, *tombstones.keys(store)})  # those of today too
     others = left_out(store, recipe, plan.version, source.dump, source.shard)
@@ -179,10 +185,12 @@ def _write(
             for index, row in enumerate(rows, start=first):
                 # img2dataset's form, with room for the 10 million pairs that a WARC file can hold
                 row |= {"key": f"{source.shard:05d}{index:07d}", "dump": source.dump, "shard": source.shard}
+                if recipe.publish.anyres:
+                    row |= _tokens(recipe.publish.anyres, row)
                 outputs.add(row)
             quality.add_rows(rows)
             if table and rows:
-                placed = {name: [row[name] for row in rows] for name in ("key", "dump", "shard")}
+                placed = {name: [row[name] for row in rows] for name in schema.names if name not in kept.schema.names}
                 arrays = [
                     pa.array(placed[field.name], field.type) if field.name in placed else kept.column(field.name)
                     for field in schema
@@ -193,6 +201,12 @@ def _write(
             table.set_receipt(_receipt(recipe, plan.version, source, counts))
     largest = sorted(candidates.items(), key=lambda item: (-item[1], item[0]))[:_DOMAINS_A_SHARD]
     return counts, quality, {host: [count, kept_of[host]] for host, count in largest}
+
+
+def _tokens(anyres: AnyRes, row: dict[str, Any]) -> dict[str, Any]:
+    found = anyres.layout((row["width"], row["height"]))
+    values = (f"{found.grid[0]}x{found.grid[1]}", found.flat, found.unpadded)
+    return dict(zip((name for name, _ in _ANYRES), values, strict=True))
 
 
 class Outputs:

@@ -26,9 +26,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "aspect": (1, 4),
     "itm_text": (0, 1),
     "itm_synthetic": (0, 1),
+    "anyres_tokens_flat": (0, 6000),
+    "anyres_tokens_unpadded": (0, 6000),
     "itm_gain": (-1, 1),  # synthetic over original: what recaptioning brings
 }
-_GROUPS = ("language", "partition", "caption_source", "caption_origin", "text_kind", "original_format", "domain")
+_GROUPS = (
+    *("language", "partition", "caption_source", "caption_origin", "text_kind", "original_format", "anyres_grid"),
+    "domain",
+)
 _FLAGS = ("leak_kind", "safety_tag", "page_opt_out", "consent")  # what the gates of a release count
 MEASURED = tuple(_RANGES)
 """What has a mean and quantiles in the report."""
@@ -153,6 +158,12 @@ def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "samples": sum(part["samples"] for part in parts),
         "pairs": sum(part.get("pairs", part["samples"]) for part in parts),  # parts of before had one a sample
+        # visual tokens of one pass over the pictures, by the two ways of counting
+        "anyres_tokens": {
+            name.removeprefix("anyres_tokens_"): round(sums[name])
+            for name in measured
+            if name.startswith("anyres_tokens_")
+        },
         "means": {name: sums[name] / counted[name] for name in measured},
         "quantiles": {
             name: {f"p{share * 100:02.0f}": _quantile(histograms[name], _RANGES[name], share) for share in _QUANTILES}

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from curation.images.anyres import PATCH, SIDE, Layout, Rule, Size, layout
+
 Form = Literal["", "json", "jsonl", "json.gz", "jsonl.gz"]
 """How records are written: one JSON array, or a record a line; "" writes none."""
 
@@ -90,6 +92,34 @@ class Splits(BaseModel):
     take: Literal["train", "val", "test"] = Field("train", description="the part that this version holds")
 
 
+class AnyRes(BaseModel):
+    """How a model of LLaVA-NeXT's kind would cut the pictures: each sample gets its grid and token counts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: Rule = Field("best_resolution", description="best_resolution (LLaVA-NeXT), or nearest_aspect of 8 grids")
+    grids: tuple[tuple[int, int], ...] = Field(
+        (), description="columns and rows to choose from, in order; empty: the rule's own"
+    )
+    side: int = Field(SIDE, ge=1, description="of a view [px]")
+    patch: int = Field(PATCH, ge=1, description="of the vision transformer [px]")
+    max_views: int | None = Field(None, ge=1, description="M of anyres_max_M; none: the map is never shrunk")
+
+    @model_validator(mode="after")
+    def _a_view_holds_a_patch(self) -> "AnyRes":
+        if self.patch > self.side:
+            raise ValueError(f"patch {self.patch} is larger than side {self.side}")
+        if any(min(grid) < 1 for grid in self.grids):
+            raise ValueError("grids: columns and rows are 1 or more")
+        return self
+
+    def layout(self, size: Size) -> Layout:
+        """Grid and token counts of a picture of this width and height."""
+        return layout(
+            size, rule=self.rule, grids=self.grids, side=self.side, patch=self.patch, max_views=self.max_views
+        )
+
+
 class Publish(BaseModel):
     """Outputs of a dataset version."""
 
@@ -118,6 +148,7 @@ class Publish(BaseModel):
         None, gt=0, le=1, description="the same as a share of all samples that the gates kept"
     )
     splits: Splits | None = None
+    anyres: AnyRes | None = Field(None, description="grid and visual tokens of each sample, and of the whole version")
     release: Release = Release()
 
     @property
