@@ -24,5 +24,5 @@ USER curation
 
 # the torch of the index is the CUDA build; the driver comes from the host through the container toolkit
 FROM base AS gpu
-RUN pip install --no-cache-dir -c requirements.lock -e ".[airflow,models]"
+RUN pip install --no-cache-dir -c requirements.lock -e ".[airflow,models,video]"
 USER curation

@@ -17,6 +17,7 @@ from rich.text import Text
 from curation.cli_datasets import add_to
 from curation.cli_evalsets import add_evalsets_to
 from curation.cli_recipes import AsJson, RecipeOrFile, Settings, StoreRoot, parse_settings, recipes
+from curation.cli_video import video
 from curation.errors import ConfigError, CurationError
 
 if TYPE_CHECKING:  # the rest is imported by the command that needs it: --help is there at once
@@ -489,6 +490,7 @@ def evaluate_safety(
 
 add_to(app)
 add_evalsets_to(app)
+app.command()(video)
 
 app.add_typer(recipes, name="recipes")
 
