@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curation.cli_captions import app as captions
 from curation.cli_datasets import add_to
 from curation.cli_evalsets import add_evalsets_to
 from curation.cli_recipes import AsJson, RecipeOrFile, Settings, StoreRoot, parse_settings, recipes
@@ -493,6 +494,7 @@ add_evalsets_to(app)
 app.command()(video)
 
 app.add_typer(recipes, name="recipes")
+app.add_typer(captions, name="captions")
 
 
 def _opened(root: str, dump: str, recipe: str | None) -> tuple[Store, Recipe, range]:
