@@ -7,13 +7,11 @@ RUN apt-get update \
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 AIRFLOW_HOME=/opt/airflow
 WORKDIR /opt/curation
 # dependencies first: a change of code does not install them again. The package itself is installed from a stand-in
-# of its sources, then the real ones take its place. pywuffs has no wheel: its compiler leaves with the layer.
+# of its sources, then the real ones take its place.
 COPY pyproject.toml requirements.lock README.md LICENSE ./
-RUN apt-get update && apt-get install -y --no-install-recommends g++ python3-dev \
-    && mkdir curation && printf '__version__ = "0"\n' > curation/__init__.py \
+RUN mkdir curation && printf '__version__ = "0"\n' > curation/__init__.py \
     && python3 -m venv /opt/venv \
     && pip install --no-cache-dir -c requirements.lock -e ".[airflow]" \
-    && apt-get purge -y --auto-remove g++ python3-dev && rm -rf /var/lib/apt/lists/* \
     && mkdir -p /opt/airflow/logs && chown -R curation /opt/airflow
 COPY curation curation
 COPY dags dags

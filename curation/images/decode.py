@@ -10,11 +10,10 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import cv2
+import imagecodecs
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
-from pywuffs import ImageDecoderQuirks, ImageDecoderType, PixelFormat
-from pywuffs.aux import ImageDecoder, ImageDecoderConfig
 
 from curation.images.phash import phash
 from curation.verdicts import Fault
@@ -184,20 +183,16 @@ def _decoded_fast(picture: Image.Image, data: bytes, side_px: int | None) -> np.
         return read if read is not None and read.shape[1::-1] == picture.size else None
     clear = "transparency" in picture.info
     large = picture.width * picture.height >= _LARGE_PIXELS  # Pillow takes less memory for them, see _reduced
-    if picture.format == "PNG" and picture.mode in ("RGB", "L", "P") and not clear and not large:
-        found = _png_decoder().decode(data)
-        png: np.ndarray = found.pixbuf  # a copy each time that it is asked for
-        return png if not found.error_message and png.shape[1::-1] == picture.size else None
+    plain = picture.mode == "P" or data[24:25] == b"\x08"  # bits a sample, by the header
+    if picture.format == "PNG" and picture.mode in ("RGB", "L", "P") and plain and not clear and not large:
+        try:
+            png: np.ndarray = imagecodecs.spng_decode(data)
+        except imagecodecs.SpngError:
+            return None
+        if png.ndim == 2:
+            png = cv2.cvtColor(png, cv2.COLOR_GRAY2RGB)
+        return png if png.shape == (picture.height, picture.width, 3) else None
     return None
-
-
-@lru_cache(maxsize=1)
-def _png_decoder() -> ImageDecoder:
-    config = ImageDecoderConfig()
-    config.enabled_decoders = [ImageDecoderType.PNG]
-    config.pixel_format = PixelFormat.RGB
-    config.quirks = {ImageDecoderQuirks.IGNORE_CHECKSUM: 0}  # else a damaged stream passes for a picture
-    return ImageDecoder(config)
 
 
 def _carried(picture: Image.Image) -> dict[str | tuple[int, int], Any]:
