@@ -1,7 +1,7 @@
 """Publish one dataset version from the finished shards of several dumps.
 
 **By hand**: name the recipe and the dumps. **By itself**, once unpaused: whenever `curate_block` has finished a block,
-over all dumps that its recipe ever ran on.
+over all dumps that its recipe ever ran on; of blocks that finish while a run is under way the newest counts.
 
 Reads: the tables of all finished shards under the recipe as it last ran on the block's dump, or on the last that is
 named. A dump that ran under other settings is left out, or, where it is named, refused.

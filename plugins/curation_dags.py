@@ -36,9 +36,9 @@ def made(asset: Asset, **what: Any) -> None:
 
 def cause(asset: Asset) -> dict[str, Any]:
     """What the newest of the events says that started this run; {} for a run by hand."""
-    events = get_current_context()["triggering_asset_events"]
-    found = [event.extra for key, many in events.items() if key == asset for event in many]
-    return dict(found[-1]) if found else {}
+    triggering = get_current_context()["triggering_asset_events"]
+    events = [event for key, several in triggering.items() if key == asset for event in several]
+    return dict(max(events, key=lambda event: event.timestamp).extra) if events else {}
 
 
 def store() -> Any:
