@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -60,6 +62,18 @@ class Airflow:
             assert state not in ("failed", "success"), (state, tasks)
             assert time.monotonic() < until, (state, tasks)
             time.sleep(1)
+
+    def ask(self, place: str, *, known: bool = True, form: str = "", **headers: str) -> tuple[int, str]:
+        """Status and text of a curation page."""
+        if known:
+            headers["Authorization"] = f"Bearer {self.client._token}"
+        data = form.encode() if form else None
+        request = urllib.request.Request(f"{self.server.url}/curation/{place}", data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read().decode("latin-1")
+        except urllib.error.HTTPError as err:
+            return err.code, err.read().decode()
 
     def say_yes(self, dag: str, run: str) -> None:
         self.wait(dag, run, "awaiting_input", task="approve")
@@ -262,6 +276,32 @@ def test_a_block_is_published_reviewed_released_and_taken_down(
     for item in drawn.items:
         rating = dict.fromkeys(("accuracy", "completeness", "detail", "relevance"), 4)
         rate(store, drawn, {"rater": "ada", "item": item.number, **rating})
+    version_page, review_page = f"versions/demo/{version}", f"versions/demo/{version}/review/review"
+    assert version in airflow.ask("")[1]
+    assert "approval: nobody has approved" in airflow.ask(version_page)[1]
+    status, text = airflow.ask(f"{version_page}/samples?text=boat")
+    assert status == 200
+    assert "A red boat on a calm lake" in text
+    (picture,) = re.findall(r'src="/curation/(versions[^"]+)"', text)
+    assert airflow.ask(picture)[1].startswith("\xff\xd8\xff")
+    assert "No sample" in airflow.ask(f"{version_page}/samples?text=%27%20OR%201=1")[1]
+    assert airflow.ask(f"{version_page}/card")[0] == 200
+    status, text = airflow.ask(review_page)
+    assert (status, "nothing left for you to rate" in text) == (200, True), "one rater was asked for, and has rated"
+    assert airflow.ask(review_page, form="item=0&accuracy=3&comment=dull")[0] == 200
+    assert airflow.ask(review_page, form="item=0&accuracy=9")[0] == 400
+    assert airflow.ask(review_page, form="item=0&accuracy=3", Origin="http://elsewhere.test")[0] == 403
+    assert airflow.ask(review_page, form="item=0&accuracy=3", known=False)[0] == 401
+    for place in ("", version_page, f"{version_page}/samples", picture):
+        assert airflow.ask(place, known=False)[0] == 401
+    for place in (
+        "..--demo",
+        "versions/demo/..%2f..%2fx",
+        "versions/..%2f/x/card",
+        f"{version_page}/pictures/0/..%2fx",
+    ):
+        assert airflow.ask(place)[0] in (404, 422)
+
     airflow.unpause("review")
     airflow.client.trigger("review", "by-hand", {"recipe": "demo", "version": version, "size": 5, "raters": 1})
     airflow.say_yes("review", "by-hand")
