@@ -54,7 +54,7 @@ def plan(
     for name in pinned.stage_names:
         settings = pinned.stage(name)
         if settings and type(settings).check is not Stage.check:  # else no file is fetched for nothing
-            localise(pinned, name, store).check()
+            localise(pinned, name, store, models=False).check()
     key = save_recipe(pinned, store)
     store.write_bytes(_note_key(dump, recipe.name), json.dumps({"recipe": key}).encode())
     return Block(dump, wanted, key)

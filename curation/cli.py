@@ -17,6 +17,7 @@ from rich.text import Text
 from curation.cli_captions import app as captions
 from curation.cli_datasets import add_to
 from curation.cli_evalsets import add_evalsets_to
+from curation.cli_models import app as models
 from curation.cli_recipes import AsJson, RecipeOrFile, Settings, StoreRoot, parse_settings, recipes
 from curation.cli_video import video
 from curation.errors import ConfigError, CurationError
@@ -495,6 +496,7 @@ app.command()(video)
 
 app.add_typer(recipes, name="recipes")
 app.add_typer(captions, name="captions")
+app.add_typer(models, name="models")
 
 
 def _opened(root: str, dump: str, recipe: str | None) -> tuple[Store, Recipe, range]:

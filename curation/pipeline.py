@@ -8,11 +8,12 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
+from curation.captions import registry
 from curation.errors import ConfigError
 from curation.receipt import digest
 from curation.recipe import Recipe, dump_recipe, parse_recipe
@@ -63,8 +64,8 @@ def judged_fingerprint(recipe: Recipe) -> str:
 def pin(recipe: Recipe, store: Store) -> Recipe:
     """The recipe with every reference to outside data replaced by a key in the store that names its content.
 
-    A list (blocklist, known hashes) is copied to lists/; an evaluation set is pinned to its current version. What
-    comes out is pure data: run today or in a year, it means the same.
+    A list (blocklist, known hashes) is copied to lists/; an evaluation set is pinned to its current version, a model of
+    the registry to the promoted one. What comes out is pure data: run today or in a year, it means the same.
     """
     data = recipe.model_dump(mode="json")
     for stage, path, kind, value in _pins(recipe):
@@ -79,14 +80,20 @@ def pin(recipe: Recipe, store: Store) -> Recipe:
     return parse_recipe(data, recipe.name)
 
 
-def localise(recipe: Recipe, stage: str, store: Store) -> Stage:
-    """The stage's settings with pinned keys replaced by local paths, ready to run."""
+def localise(recipe: Recipe, stage: str, store: Store, *, models: bool = True) -> Stage:
+    """The stage's settings with pinned keys replaced by local paths, ready to run.
+
+    models   False leaves models of the registry where they are: to check the settings takes none of their gigabytes
+    """
     settings = recipe.stage(stage)
     if settings is None:
         raise ConfigError(f"recipe {recipe.name} has no stage {stage!r}")
     data = settings.model_dump()
-    for name, path, _, value in _pins(recipe):
-        if name == stage:
+    for name, path, kind, value in _pins(recipe):
+        if name == stage and kind in get_args(registry.Role):
+            if models and isinstance(value, str) and value.startswith(registry.PREFIX):
+                _put(data, path, str(registry.local_folder(store, value)))
+        elif name == stage:
             local = [str(store.local_copy(entry)) for entry in ([value] if isinstance(value, str) else value) if entry]
             _put(data, path, (local[0] if local else "") if isinstance(value, str) else tuple(local))
     return type(settings).model_validate(data)
@@ -146,6 +153,12 @@ def _put(data: dict[str, Any], path: tuple[str, ...], value: object) -> None:
 
 
 def _pinned(store: Store, kind: str, value: str, place: str) -> str:
+    if kind in get_args(registry.Role):
+        return (
+            registry.resolve(store, value, cast(registry.Role, kind), place)
+            if value.startswith(registry.PREFIX)
+            else value
+        )
     if not value or value.startswith(("lists/", "evalsets/")):
         return value
     if kind == "file":

@@ -24,10 +24,11 @@ def runtime(default: Any, **kwargs: Any) -> Any:
 class Pin:
     """Marks a setting that names outside data; `pipeline.pin` replaces it by a key in the store that names its bytes.
 
-    kind "file": a path or URL of a list; "evalset": the name of an evaluation set in the store.
+    kind "file": a path or URL of a list; "evalset": the name of an evaluation set in the store; "captioner", "matcher":
+    a model, of which registry:NAME becomes registry:NAME@VERSION and all else stays as it is.
     """
 
-    def __init__(self, kind: Literal["file", "evalset"]) -> None:
+    def __init__(self, kind: Literal["file", "evalset", "captioner", "matcher"]) -> None:
         self.kind = kind
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from curation.captions.text import clean_caption
 from curation.errors import BadShardError, ConfigError, OutageError
 from curation.images.stored import decode_stored
 from curation.schema import schema
-from curation.stages.base import Resource, Stage, Tally, runtime
+from curation.stages.base import Pin, Resource, Stage, Tally, runtime
 from curation.verdicts import Fault
 
 if TYPE_CHECKING:
@@ -58,13 +58,15 @@ class Caption(Stage):
     resource: ClassVar[Resource] = "gpu"
     consumes: ClassVar[pa.Schema] = schema("sample_id", "image", "text", "partition")
 
-    captioner: str = Field(
-        "embedded", description="embedded, a folder or hub name of an image-to-text model, http://host/v1#model"
-    )
-    matcher: str = Field(
+    captioner: Annotated[str, Pin("captioner")] = Field(
         "embedded",
-        description="embedded, a local folder or a hub name of an ITM model; clip:NAME puts a CLIP's cosine in its "
-        "place (clip:embedded, clip:ViT-L-14/openai) and needs a threshold of that scale",
+        description="embedded, a folder or hub name of an image-to-text model, registry:NAME (what is promoted when a "
+        "run is planned) or registry:NAME@VERSION, http://host/v1#model",
+    )
+    matcher: Annotated[str, Pin("matcher")] = Field(
+        "embedded",
+        description="embedded, a local folder, a hub name or registry:NAME of an ITM model; clip:NAME puts a CLIP's "
+        "cosine in its place (clip:embedded, clip:ViT-L-14/openai) and needs a threshold of that scale",
     )
     policy: Policy = "keep_text"
     threshold: float | None = Field(
