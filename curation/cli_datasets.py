@@ -42,6 +42,7 @@ def publish(
     """
     from curation.block import recipe_key
     from curation.pipeline import saved_recipe
+    from curation.publish.heldout import publish_held_out
     from curation.publish.sources import finished_shards
     from curation.publish.version import export_shard, finish_release, move_latest, plan_release, select_version
 
@@ -60,11 +61,9 @@ def publish(
     with err.status("checks, card and manifest"):
         key = finish_release(root, pinned, version)
     told: dict[str, Any] = {"manifest": key}
-    if pinned.publish.splits and pinned.publish.splits.take == "train":
-        from curation.publish.heldout import publish_held_out
-
-        with err.status("held-out parts"):
-            told["held_out"] = publish_held_out(root, pinned, sources)
+    with err.status("held-out parts"):
+        if held_out := publish_held_out(root, pinned, sources):
+            told["held_out"] = held_out
     _tell_release(pinned.name, version, move_latest(root, pinned.name, version), as_json, told)
 
 
@@ -156,6 +155,59 @@ def release(
     approval = approve(root, recipe, version, by, waived, note)
     audit.append(root, "release", {"recipe": recipe, "version": version, **approval.model_dump()})
     _tell_release(recipe, version, move_latest(root, recipe, version), as_json, {})
+
+
+def recheck(
+    recipe: RecipeArgument,
+    version: Annotated[str, typer.Argument(help="Version, or latest.")] = "latest",
+    sample: Annotated[int, typer.Option(min=0, help="Pictures to ask for, drawn at random; 0: every one.")] = 1000,
+    take_down: Annotated[
+        bool, typer.Option("--take-down", help="Take out for good what is refused by now: ask every picture first.")
+    ] = False,
+    store: StoreRoot = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the hosts of a version's pictures again whether they may be used; exit code 1 when some are refused.
+
+    robots.txt, X-Robots-Tag and TDM reservations as for the download; no picture is fetched.
+
+    * `curation recheck laion-400m`
+
+    * `curation recheck laion-400m --sample 0 --take-down`
+    """
+    from curation.publish import consent
+    from curation.publish.verify import read_manifest
+    from curation.publish.version import move_latest
+    from curation.takedown import take_down as bury
+    from curation.tombstones import targets_of
+
+    root = _store(store)
+    if take_down and sample:
+        raise ConfigError("--take-down: ask every picture: --sample 0")
+    manifest = read_manifest(root, recipe, version)
+    with err.status("asking the hosts"):
+        asked = consent.recheck(root, manifest, sample or None, keep_all=take_down)
+    told = asked.model_dump() | {"n_refused": asked.n_refused}
+    if take_down and asked.refusals:
+        targets = targets_of([("url", refusal.url) for refusal in asked.refusals])
+        receipt = bury(root, targets, reason="refused when asked again", requester="curation recheck")
+        told |= {"receipt": receipt["id"], "versions": receipt["versions"]}
+        for cleaned in receipt["versions"].values():  # what it asked for before is among what is gone
+            name, _, successor = cleaned.partition("/")
+            consent.recheck(root, read_manifest(root, name, successor), 1000)
+            move_latest(root, name, successor)
+    else:
+        move_latest(root, recipe, manifest["version"])
+    if as_json:
+        _print_json(told)
+    else:
+        out.print(Text(asked.told()))
+        for refusal in asked.refusals[:20]:
+            out.print(Text(f"{refusal.url}: {refusal.reason}, {refusal.evidence}"))
+        if "receipt" in told:
+            out.print(Text(f"taken down: receipt {told['receipt']}"))
+    if asked.n_refused and not take_down:
+        raise typer.Exit(1)
 
 
 def takedown(
@@ -302,7 +354,7 @@ def audit_log(
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (publish, diff, export, release, takedown, balance, gc, audit_log):
+    for command in (publish, diff, export, release, recheck, takedown, balance, gc, audit_log):
         app.command()(command)  # audit_log is audit-log to typer
     app.add_typer(review, name="review")
 

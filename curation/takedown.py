@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from curation import audit, tombstones
 from curation.errors import BadShardError
+from curation.publish.consent import inherit
 from curation.publish.export import kind_of, output_keys
 from curation.publish.parts import (
     Part,
@@ -171,6 +172,7 @@ def _clean(store: Store, recipe_name: str, version: str, hits: list[dict[str, An
         parts[place] = part
     kept = {"created_at": now.isoformat(timespec="microseconds"), "parent": version, "version": plan.version}
     unchanged = {name: value for name, value in manifest.items() if name not in ("files", "parts", "checks")}
+    inherit(store, recipe_name, version, plan.version)
     write_version(store, recipe, plan, unchanged | kept | {"tombstones": stones}, parts, _funnel_of(manifest, plan))
     return plan.version
 

@@ -7,6 +7,7 @@ Reads: the tables of all finished shards under the recipe as it last ran on the 
 named. A dump that ran under other settings is left out, or, where it is named, refused.
 
 Writes: a version; `latest` moves to it when every check of its release is met, else it is held and its card says why.
+Where the recipe holds out samples (`publish.splits`), the held-out parts too, each at once an evaluation set.
 
 Rerun: safe. The same shards under the same settings are the same version; what stands is not written again, and a shard
 whose samples are the same in the version before shares its files.
@@ -103,9 +104,20 @@ def publish_dataset() -> None:
         made(VERSIONS, recipe=recipe.name, version=version)
         return manifest
 
+    @task(execution_timeout=timedelta(hours=24))
+    def held_out(release: dict[str, str], parts: list[dict[str, Any]]) -> dict[str, str]:
+        from curation.pipeline import saved_recipe
+        from curation.publish.heldout import publish_held_out
+
+        sources: dict[str, list[int]] = {}
+        for part in parts:
+            sources.setdefault(part["dump"], []).extend(part["shards"])
+        return dict(publish_held_out(store(), saved_recipe(store(), release["recipe"]), sources))
+
     parts = plan()
     release = parts["release"]
-    select(release) >> export.partial(release=release).expand(part=parts) >> finish(release)
+    exported = export.partial(release=release).expand(part=parts)
+    select(release) >> exported >> finish(release) >> held_out(release, parts)
 
 
 publish_dataset()

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from curation.errors import ConfigError
 from curation.evalsets import index_evalset
 from curation.publish.layout import lay_out
 from curation.publish.splits import PARTS
@@ -29,13 +28,12 @@ def publish_held_out(store: Store, recipe: Recipe, sources: Mapping[str, Sequenc
     From then on a recipe that names the set in stages.leakage.evalsets is checked against it: later dumps bring its
     pictures and captions into no training set. Pictures are compared by pHash, for what is published is re-encoded.
 
-    returns  version of each part by dataset name, parts of share 0 left out
-    raises   ConfigError for a recipe without splits, or without the tars that the index is made from
+    returns  version of each part by dataset name, parts of share 0 left out; {}: the recipe holds nothing out
     """
     splits = recipe.publish.splits
-    if splits is None or not recipe.publish.webdataset:
-        raise ConfigError(f"recipe {recipe.name}: held-out parts need publish.splits and publish.webdataset")
-    published = {}
+    published: dict[str, str] = {}
+    if splits is None or splits.take != "train":
+        return published
     for part in PARTS[1:]:
         if not getattr(splits, part):
             continue

@@ -13,13 +13,15 @@ from pydantic import BaseModel, ConfigDict
 
 from curation import tombstones
 from curation.errors import BadShardError, ConfigError
+from curation.publish.consent import last_asked
 from curation.publish.export import any_match, kind_of
 from curation.publish.parts import Part, Plan, manifest_key, version_folder
-from curation.publish.settings import HumanEvaluation, Release
+from curation.publish.settings import HumanEvaluation, Recheck, Release
 from curation.review.report import judged
 from curation.store import Store
 
 HUMAN = "human_evaluation"
+RECHECK = "recheck"
 _OPT_OUTS = {"page_opt_out": "True"}
 _SMALL = 1e-4  # share that stands for none: the index divides by shares
 
@@ -66,6 +68,8 @@ def checks(release: Release, quality: dict[str, Any], before: dict[str, Any] | N
         ),
         _drift(release, quality, before),
     ]
+    if release.recheck:
+        found.append(Check(name=RECHECK, passed=False, reason="the hosts are not asked yet: curation recheck"))
     if wanted := release.human_evaluation:
         asked = f"{wanted.min_raters} raters, means of {wanted.min_mean_rating:g}, alphas of {wanted.min_alpha:g}"
         found.append(Check(name=HUMAN, passed=False, reason=f"not rated yet; it takes {asked}: curation review"))
@@ -163,9 +167,21 @@ def held_by(store: Store, manifest: dict[str, Any]) -> list[str]:
 
 
 def standing_checks(store: Store, manifest: dict[str, Any]) -> list[Check]:
-    """The checks of a version's manifest, that of the human evaluation judged by the ratings of now."""
+    """The checks of a version's manifest, those judged anew that are about what came after it."""
+    judges = {HUMAN: _rated, RECHECK: _asked}
     found = [Check.model_validate(check) for check in manifest["checks"]]
-    return [_rated(store, manifest) if check.name == HUMAN else check for check in found]
+    return [judges[check.name](store, manifest) if check.name in judges else check for check in found]
+
+
+def _asked(store: Store, manifest: dict[str, Any]) -> Check:
+    wanted = Recheck.model_validate(manifest["recipe"]["publish"]["release"][RECHECK])
+    asked = last_asked(store, manifest["recipe"]["name"], manifest["version"])
+    if asked is None:
+        return Check(name=RECHECK, passed=False, reason="the hosts are not asked yet: curation recheck")
+    share = asked.n_refused / asked.asked if asked.asked else 0.0
+    answered = not asked.asked or sum(asked.unanswered.values()) < asked.asked
+    reason = f"{asked.told()}; at most {wanted.max_refused_share:.2%} may be refused"
+    return Check(name=RECHECK, passed=answered and share <= wanted.max_refused_share, reason=reason)
 
 
 def _rated(store: Store, manifest: dict[str, Any]) -> Check:

@@ -30,6 +30,15 @@ class HumanEvaluation(BaseModel):
     min_items: int = Field(50, ge=1, description="items rated by two and more; all, where the set has fewer")
 
 
+class Recheck(BaseModel):
+    """Before a version is released, its pictures' hosts are asked again whether they may be used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sample: int | None = Field(1000, ge=1, description="pictures to ask for, drawn at random; null: every one")
+    max_refused_share: float = Field(0.01, ge=0, le=1, description="of the pictures asked for")
+
+
 class Release(BaseModel):
     """What a version must meet before `latest` moves to it; one that does not is written, and held."""
 
@@ -48,6 +57,9 @@ class Release(BaseModel):
     )
     drift_from_samples: int = Field(1000, ge=1, description="both versions must have so many for drift to count")
     approval: bool = Field(False, description="a person must approve: curation release RECIPE VERSION --by NAME")
+    recheck: Recheck | None = Field(
+        None, description="ask robots.txt, headers and reservations of the pictures again: curation recheck"
+    )
     human_evaluation: HumanEvaluation | None = Field(
         None, description="people must have rated a sample of the version well enough: curation review"
     )
@@ -162,4 +174,8 @@ class Publish(BaseModel):
             raise ValueError("parquet and webdataset are both off: nothing would be published")
         if self.embeddings and not self.parquet:
             raise ValueError("embeddings go into the metadata tables: turn parquet on")
+        if self.splits and not self.webdataset:
+            raise ValueError("splits: the held-out parts are indexed from their tars: turn webdataset on")
+        if self.release.recheck and not self.parquet:
+            raise ValueError("release.recheck reads the metadata tables: turn parquet on")
         return self

@@ -14,6 +14,7 @@ from curation.errors import BadShardError
 from curation.pipeline import fingerprint, judged_fingerprint
 from curation.publish import condemned, release
 from curation.publish.card import render_card
+from curation.publish.consent import last_asked, recheck
 from curation.publish.croissant import croissant
 from curation.publish.export import export_shard, outputs_digest, standing_part
 from curation.publish.parts import File, Part, Plan, manifest_key, read_plan, version_folder, withdrawn_key, write_plan
@@ -79,7 +80,8 @@ def finish_version(store: Store, recipe: Recipe, version: str, dump: str, shards
 def finish_release(store: Store, recipe: Recipe, version: str) -> str:
     """Check that no sample is lost, write reports and card, and last the manifest: then the version exists.
 
-    `latest` moves to it when every gate of the release lets it; else it is held, and the card says why.
+    The hosts of its pictures are asked again where the recipe wants it. `latest` moves to the version when every gate
+    of the release lets it; else it is held, and the card says why.
 
     returns  key of the manifest
     raises   BadShardError when counts do not add up, a shard is not exported from the tables that stand there, or a
@@ -116,6 +118,8 @@ def finish_release(store: Store, recipe: Recipe, version: str) -> str:
         except BadShardError:
             store.delete(key)
             raise
+    if recipe.publish.release.recheck and last_asked(store, recipe.name, version) is None:
+        recheck(store, read_manifest(store, recipe.name, version), recipe.publish.release.recheck.sample)
     move_latest(store, recipe.name, version)
     return key
 
