@@ -79,6 +79,9 @@ _DECLARED: dict[str, Column] = {
     "annotated_item": Column(pa.string(), "extract", "the pair's own id in that set", "", "the crawl's"),
     "licence": Column(pa.string(), "extract", "licence that the set gives for the pair", "", "none given"),
     "text_origin": Column(pa.string(), "extract", "who wrote the text: web, human, synthetic (a model)"),
+    "conversation": Column(
+        pa.string(), "extract", "turns of an annotated record, and which of its pictures this is, JSON", "", "has none"
+    ),
     # pairs
     "known_pair": Column(
         pa.string(),

@@ -15,7 +15,7 @@ from curation import __version__, tombstones
 from curation.errors import BadShardError
 from curation.pipeline import judged_fingerprint
 from curation.publish import condemned
-from curation.publish.instruct import Groups, instruct_record, pretrain_record
+from curation.publish.instruct import Groups, instruct_record, is_pair, pretrain_record
 from curation.publish.parts import Part, Plan, manifest_key, part_key, read_part, read_plan, version_folder
 from curation.publish.quality import Quality
 from curation.publish.selection import entombed, left_out, selection_identity
@@ -229,9 +229,9 @@ class Outputs:
         for pair in pairs_of(row):
             if self._tar:
                 self._tar.add_sample(pair, {name: value for name, value in pair.items() if name not in hidden})
-            if self._pretrain:
+            if self._pretrain and is_pair(pair):
                 self._pretrain.add(pretrain_record(pair))
-            if self._instruct:
+            if self._instruct and is_pair(pair):
                 self._instruct.add(instruct_record(pair, self._seed))
         if self._several:
             self._groups.add(row)

@@ -10,9 +10,7 @@ import numpy as np
 from curation.joins.hamming import pairs_within
 from curation.publish.writers import SUFFIXES, caption_of
 from curation.receipt import digest
-
-MARK = "<image>"
-"""Where a picture goes; readers of the form count these."""
+from curation.sources.conversations import MARK, Conversation, parse_conversation
 
 _BRIEF = (
     "What does this picture show?",
@@ -48,38 +46,71 @@ def pretrain_record(row: dict[str, Any]) -> dict[str, Any]:
     return {"image": image_path(row), "caption": caption_of(row)}
 
 
+def is_pair(row: dict[str, Any]) -> bool:
+    """Whether the text is about this picture alone, not about all pictures of an annotated record."""
+    told = _conversation(row)
+    return told is None or told.pictures == 1
+
+
 def instruct_record(row: dict[str, Any], seed: int) -> dict[str, Any]:
-    """One question and its answer, the caption; the template is drawn by seed and sample, the same in every run."""
+    """The annotated conversation, or one question and its answer, the caption.
+
+    The question's template is drawn by seed and sample, the same in every run; a template asks, too, where the caption
+    policy took another text than the annotated one.
+    """
+    told = _conversation(row)
+    turns = told.turns if told else _asked(row, seed)
+    identity = "_".join([row["sample_id"], *row["key"].split("_")[1:]])  # of a second pair of the picture: ..._2
+    return {"id": identity, "image": image_path(row), "conversations": turns}
+
+
+def _conversation(row: dict[str, Any]) -> Conversation | None:
+    return None if row.get("caption_source") == "synthetic" else parse_conversation(row.get("conversation"))
+
+
+def _asked(row: dict[str, Any], seed: int) -> list[dict[str, str]]:
     answer = _unmarked(caption_of(row))
     templates = _DETAILED if len(answer.split()) >= _DETAILED_WORDS else _BRIEF
     question = _draw(templates, seed, row["sample_id"])
     # the picture before or after the question, as likely
     human = f"{MARK}\n{question}" if _draw("ab", seed, row["sample_id"], "side") == "a" else f"{question}\n{MARK}"
-    return {
-        "id": "_".join([row["sample_id"], *row["key"].split("_")[1:]]),  # of a second pair of the picture: ..._2
-        "image": image_path(row),
-        "conversations": [{"from": "human", "value": human}, {"from": "gpt", "value": answer}],
-    }
+    return [{"from": "human", "value": human}, {"from": "gpt", "value": answer}]
 
 
 class Groups:
-    """Collects what multi-image records need of a shard's samples: about 300 bytes a sample, no picture."""
+    """Collects what multi-image records need of a shard's samples: about 300 bytes a sample, no picture.
+
+    Annotated records of several pictures go out as they came, when all their pictures are kept.
+    """
 
     def __init__(self, max_images: int, alike_bits: int, seed: int) -> None:
         self._max_images, self._alike_bits, self._seed = max_images, alike_bits, seed
         self._members: list[tuple[str, str, str]] = []  # sample_id, path, caption
         self._pages: dict[str, list[int]] = {}
         self._hashes: list[int] = []
+        self._annotated: dict[tuple[str, int], tuple[Conversation, dict[int, tuple[str, str]]]] = {}
 
     def add(self, row: dict[str, Any]) -> None:
         """Take a published sample."""
+        if not is_pair(row) and (told := _conversation(row)):
+            _, found = self._annotated.setdefault((row["annotated_set"], told.record), (told, {}))
+            found[told.picture] = (row["sample_id"], image_path(row))
+            return
         if page := row.get("page_url"):
             self._pages.setdefault(page, []).append(len(self._members))
         self._members.append((row["sample_id"], image_path(row), _unmarked(caption_of(row))))
         self._hashes.append(int(row["phash"], 16))
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Pictures of one page in their order there, then pictures that look alike; each sample once in either."""
+        """Annotated records, then pictures of one page in their order there, then pictures that look alike.
+
+        A sample is once in each.
+        """
+        for told, found in self._annotated.values():
+            if len(found) == told.pictures:
+                ids, paths = zip(*(found[at] for at in range(told.pictures)), strict=True)
+                yield {"id": digest("annotated", *ids), "images": list(paths), "group": "annotated",
+                       "conversations": told.turns}  # fmt: skip
         for members in self._pages.values():
             yield from self._cut("page", members)
         taken = np.zeros(len(self._hashes), bool)

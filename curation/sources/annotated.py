@@ -25,6 +25,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from curation.errors import BadShardError, ConfigError
+from curation.sources.conversations import Conversation
 
 Form = Literal["coco", "llava", "table", "webdataset"]
 SCHEME = "annotated://"
@@ -89,7 +90,10 @@ class AnnotatedShard(BaseModel):
 
 
 class Record(NamedTuple):
-    """One text of a picture as found. `place` says where the picture's bytes lie; picture is a path or a URL."""
+    """One text of a picture as found. `place` says where the picture's bytes lie; picture is a path or a URL.
+
+    A record of several pictures gives one for each, all with the same text and conversation.
+    """
 
     number: int
     picture: str
@@ -97,6 +101,7 @@ class Record(NamedTuple):
     item: str
     licence: str
     place: dict[str, Any]
+    conversation: Conversation | None = None
 
 
 Reader = Callable[[BinaryIO, AnnotatedShard, Counter[str]], Iterator[Record]]

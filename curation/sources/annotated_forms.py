@@ -19,11 +19,13 @@ import pyarrow as pa
 from curation.errors import BadShardError
 from curation.sources import url_table
 from curation.sources.annotated import AnnotatedShard, Form, Reader, Record, plain
+from curation.sources.conversations import Conversation, turns_of
 
 MAX_GROUP_BYTES = 256 << 20
 """Of pictures in a Parquet row group, which is read whole."""
 _MAX_TEXT_BYTES = 1 << 20  # of a text or JSON member; a longer one is no caption
 _MAX_LINE_BYTES = 16 << 20
+_MAX_PICTURES = 64  # of a record
 _PICTURES = frozenset(["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic"])
 _TEXTS = ("txt", "caption", "cap")
 _IMAGE_NAMES = ("image", "image_path", "file_name", "filename", "img", "path", "image_url", "url")
@@ -125,11 +127,26 @@ def _read_llava(stream: BinaryIO, shard: AnnotatedShard, tally: Counter[str]) ->
             if not isinstance(each, dict) or (text := _said(each)) is None:
                 tally["records_bad"] += 1
                 continue
-            picture = each.get("image")
-            if not isinstance(picture, str) or not picture:  # text alone, or several pictures
+            pictures = _pictures(each)
+            if not pictures:  # text alone
                 tally["records_without_picture"] += 1
                 continue
-            yield Record(number, picture, text, str(each.get("id", number)), _licence(each), {})
+            turns = turns_of(each.get("conversations"), len(pictures))
+            if len(pictures) > 1 and turns is None:  # what is said of all of them is said of none
+                tally["records_bad"] += 1
+                continue
+            item, licence = str(each.get("id", number)), _licence(each)
+            for at, picture in enumerate(pictures):
+                told = Conversation(turns, number, at, len(pictures)) if turns else None
+                yield Record(number, picture, text, item, licence, {}, told)
+
+
+def _pictures(record: dict[str, Any]) -> list[str]:
+    """Pictures of a record, in order; none where one of them is no path, or there are more than a record may have."""
+    found = record.get("image") or record.get("images")
+    listed = found if isinstance(found, list) else [found]
+    good = [picture for picture in listed if isinstance(picture, str) and picture]
+    return good if len(good) == len(listed) <= _MAX_PICTURES else []
 
 
 def _said(record: dict[str, Any]) -> str | None:

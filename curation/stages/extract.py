@@ -47,7 +47,7 @@ class Extract(Stage):
     """
 
     name: ClassVar[str] = "extract"
-    version: ClassVar[int] = 7  # 7: annotated sets and their provenance
+    version: ClassVar[int] = 8  # 7: annotated sets and their provenance; 8: their conversations
     resource: ClassVar[Resource] = "cpu"
     consumes: ClassVar[pa.Schema] = pa.schema([])
 
@@ -168,8 +168,9 @@ class Extract(Stage):
             url = canonical(annotated.picture_url(one.name, record.picture))
             licence = _sendable(record.licence or one.licence)[: self.max_text_chars] or None
             provenance = _Provenance(
-                annotated.place_json(shard, record), one.name, _sendable(record.item)[:200], licence, one.origin
-            )
+                annotated.place_json(shard, record), one.name, _sendable(record.item)[:200], licence, one.origin,
+                record.conversation.to_json() if record.conversation else None,
+            )  # fmt: skip
             chosen = Chosen(url, raw, text, "annotated", text_class(text))
             rows.add(_NO_PAGE._replace(offset=record.number), chosen, False, provenance=provenance)
             if len(rows) == _BATCH_ROWS:
@@ -228,6 +229,7 @@ class _Provenance(NamedTuple):
     annotated_item: str | None = None
     licence: str | None = None
     text_origin: str = "web"
+    conversation: str | None = None
 
 
 _WEB = _Provenance()

@@ -16,7 +16,7 @@ import numpy as np
 
 from curation.captions.text import clean_caption
 from curation.errors import ConfigError
-from curation.publish.instruct import MARK
+from curation.sources.conversations import MARK
 from curation.video.frames import Frames, Limits, VideoError, context_scaling, read_frames, tokens_per_frame
 
 RECORDS, OUTCOMES = "records.jsonl", "videos.jsonl"

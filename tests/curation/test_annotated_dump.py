@@ -24,6 +24,7 @@ from curation.recipe import Recipe, parse_recipe
 from curation.retry import retry_shards
 from curation.runner import read_outcomes
 from curation.sources.annotated import AnnotatedSet, AnnotatedShard
+from curation.sources.conversations import MAX_CHARS
 from curation.stages.extract import Extract
 from tests.curation.conftest import PICTURES, World, jpeg
 
@@ -80,6 +81,10 @@ def build(folder: Path) -> Path:
     records = [
         {"id": str(n), "image": image, "conversations": [{"from": "gpt", "value": text}]}
         for n, (image, text) in enumerate(said)
+    ]
+    records[5]["conversations"] = [
+        {"from": "human", "value": "Who is it?"},
+        {"from": "gpt", "value": said[5][1][: MAX_CHARS // 2]},
     ]
     (folder / "llava.json").write_text(json.dumps(records))
     (folder / "table.csv").write_text("image,caption\nhttp://host9.test/moon.jpg,The moon through a telescope\n")
@@ -184,6 +189,8 @@ def test_annotated_sets_pass_every_stage_and_join_the_crawl(
             with world.store.open_parquet(file["key"]) as table:
                 assert "picture_ref" not in table.schema_arrow.names
                 rows += table.read().to_pylist()
+    asked = {row["url"]: json.loads(row["conversation"])["turns"][0]["value"] for row in rows if row["conversation"]}
+    assert asked == {"annotated://llava/camera.jpg": "<image>\nWho is it?"}
     told = {(row["url"], row["licence"], row["text_origin"]) for row in rows}
     assert told == {
         ("annotated://coco/rocket.jpg", "CC BY 4.0", "human"),

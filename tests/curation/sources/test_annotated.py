@@ -115,6 +115,10 @@ def test_llava_records(tmp_path: Path, form: str) -> None:
         {"image": "b.jpg", "caption": "A dog", "license": "CC0"},
         {"id": "text alone", "conversations": [{"from": "gpt", "value": "yes"}]},
         {"image": ["a.jpg", "b.jpg"], "caption": "two pictures"},
+        {
+            "images": ["e.jpg", "f.jpg"],
+            "conversations": [{"from": "human", "value": "<image><image>?"}, {"from": "gpt", "value": "One is red."}],
+        },
         {"image": "c.jpg", "conversations": "nonsense"},
         {"image": "d.jpg", "conversations": [{"from": "gpt", "value": None}]},
         7,
@@ -128,9 +132,14 @@ def test_llava_records(tmp_path: Path, form: str) -> None:
     assert [(one.picture, one.text, one.item, one.licence) for one in found] == [
         ("a.jpg", "A cat. It is grey.", "a", ""),
         ("b.jpg", "A dog", "1", "CC0"),
+        ("e.jpg", "One is red.", "4", ""),
+        ("f.jpg", "One is red.", "4", ""),
     ]
-    assert tally["records_without_picture"] == 2
-    assert tally["records_bad"] == 3 + form.startswith("lines")
+    assert [one.conversation and (one.conversation.picture, one.conversation.pictures) for one in found] == [
+        (0, 1), None, (0, 2), (1, 2),
+    ]  # fmt: skip
+    assert tally["records_without_picture"] == 1
+    assert tally["records_bad"] == 4 + form.startswith("lines")
 
 
 def test_tables_of_paths_and_of_files(tmp_path: Path) -> None:
