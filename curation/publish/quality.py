@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from curation.publish.grammar import LANGUAGE, grammar
 from curation.publish.lexical import diversity
 from curation.publish.writers import caption_of
 from curation.web.urls import hostname
@@ -42,7 +44,7 @@ COUNTED = (*_GROUPS, *_FLAGS)
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _LARGEST = 20
 _DOMAINS_A_SHARD = 1000  # bounds what a publish of 1,000 shards holds; the rest of a shard is counted as OTHERS
-_TEXTS_A_SHARD = 200  # lexical diversity is measured on the shard's first captions
+_TEXTS_A_SHARD = 200  # lexical diversity and grammar are measured on the shard's first captions
 OTHERS = "(others)"
 
 
@@ -59,6 +61,7 @@ class Quality:
         self._groups: dict[str, Counter[str]] = {name: Counter() for name in _GROUPS}
         self._flags: dict[str, Counter[str]] = {}
         self._texts: list[str] = []
+        self._english: list[str] = []
 
     def add(self, row: dict[str, Any]) -> None:
         """Count one published sample."""
@@ -72,6 +75,8 @@ class Quality:
         self._pairs += sum(max(1, len(row.get("captions") or ())) for row in rows)
         captions = [caption_of(row) for row in rows]
         self._texts += captions[: _TEXTS_A_SHARD - len(self._texts)]
+        english = (text for text, row in zip(captions, rows, strict=True) if row.get("language") == LANGUAGE)
+        self._english += islice(english, _TEXTS_A_SHARD - len(self._english))
         columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in _RANGES if name in rows[0]}
         columns["caption_chars"] = [len(caption) for caption in captions]
         columns["caption_words"] = [len(caption.split()) for caption in captions]
@@ -110,6 +115,7 @@ class Quality:
             "groups": {name: _largest(counts, _DOMAINS_A_SHARD) for name, counts in self._groups.items()},
             "flags": {name: _largest(counts, _LARGEST) for name, counts in self._flags.items()},
             "lexical": diversity(self._texts),
+            "grammar": grammar(self._english),
             "nll": self._likelihood(),
         }
 
@@ -131,7 +137,7 @@ def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Report over all shards: means, quantiles, histograms with their range, counts by group, the largest first.
 
     A quantile is read from a histogram of 100 bins: exact to a hundredth of the range. Lexical diversity is the mean
-    over shards, each weighed by its words.
+    over shards, each weighed by its words; noun phrases are told apart within a shard.
     """
     sums = dict.fromkeys(_RANGES, 0.0)
     counted: Counter[str] = Counter()
@@ -152,6 +158,9 @@ def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for name, value in part["lexical"].items():
             weight = 1 if name == "words" else part["lexical"]["words"]
             lexical[name] = lexical.get(name, 0.0) + value * weight
+    spoken: Counter[str] = Counter()
+    for part in parts:
+        spoken.update(part.get("grammar", {}))  # parts of before have none
     nats, tokens = (sum(part["nll"][at] for part in parts) for at in (0, 1))
     measured = [name for name in _RANGES if counted[name]]
     words = int(lexical.pop("words", 0))
@@ -178,8 +187,20 @@ def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "lexical": {name: round(value / words, 4) for name, value in lexical.items()} | {"words": words}
         if words
         else {},
+        "grammar": _grammar(spoken),
         "perplexity": round(math.exp(nats / tokens), 4) if tokens else None,
     }
+
+
+def _grammar(counts: Counter[str]) -> dict[str, float]:
+    """Parts of speech as shares of all words, noun phrases a caption, and the share of these that differ."""
+    captions, words, phrases = (counts.pop(name, 0) for name in ("captions", "words", "noun_phrases"))
+    distinct = counts.pop("distinct_noun_phrases", 0)
+    if not words:
+        return {}
+    shares = {name: round(count / words, 4) for name, count in counts.items()}
+    told = {"captions": captions, "noun_phrases": round(phrases / captions, 3)}
+    return told | {"noun_phrase_variety": round(distinct / phrases, 4) if phrases else 0.0} | shares
 
 
 def _largest(counts: Counter[str], n: int) -> dict[str, int]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from curation.publish.quality import COUNTED, MEASURED
 
 Statistic = Literal["mean", "p05", "p25", "p50", "p75", "p95", "share"]
-_TEXTS = ("mtld", "ttr", "mattr", "perplexity")  # one number of a version
+_TEXTS = ("mtld", "ttr", "mattr", "noun_phrase_variety", "perplexity")  # one number of a version
 _KNOWN = (*MEASURED, *COUNTED, *_TEXTS)
 
 
@@ -53,7 +53,7 @@ class Bar(BaseModel):
             )
         numbers: dict[str, float | None] = quality["means"]
         if self.of in _TEXTS:
-            numbers = {**quality["lexical"], "perplexity": quality["perplexity"]}
+            numbers = {**quality["lexical"], **quality.get("grammar", {}), "perplexity": quality["perplexity"]}
         elif self.statistic != "mean":
             numbers = {self.of: quality["quantiles"].get(self.of, {}).get(self.statistic)}
         return numbers.get(self.of)
