@@ -5,19 +5,23 @@
 Generates a DAG with mapped groups of no-op tasks (curate_block has the shape --stages 9 --barriers 1 4), runs it
 on a private Airflow and prints one JSON: seconds a task, the scheduler's lag, how much deeper than wide the block went,
 the database's growth, and how long the API took to answer meanwhile. A run that is longer than --seconds is ended and
-told by what it had done. Without --database it is SQLite; celery needs PostgreSQL and has two workers.
+told by what it had done; standard error has a line a minute. Without --database it is SQLite; celery needs PostgreSQL
+and has two workers. The scheduler is set as the fleet's files set it, the tasks leave counts as those of a stage do.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,7 @@ from curation.demo.airflow_client import AirflowClient
 from curation.demo.airflow_server import ADMIN, AirflowServer
 from curation.demo.fleet import Fleet
 from curation.demo.statsd import Statsd
+from curation.errors import OutageError
 
 DAG = """
 from airflow.sdk import dag, task, task_group
@@ -43,7 +48,7 @@ def {name}():
     def nothing(stage, shard):
         @task(task_id=f"stage_{{stage}}", map_index_template="{{{{ task.op_kwargs.shard }}}}")
         def here(shard):
-            pass
+            return dict(rows=60000, measured=20000, dropped={{"too_small": 40000}}, faults={{}}, seconds=9.5)
         return here(shard=shard)
 
     def group_of(first, last):
@@ -77,12 +82,29 @@ class Browser(AirflowClient):
 
     def grid(self) -> float:
         """Seconds until the summary of all the run's task instances was there."""
+        return self._timed(f"/ui/grid/ti_summaries/{NAME}?run_ids={RUN}")
+
+    def page(self) -> float:
+        """Seconds until a page of the run's task instances was there."""
+        return self._timed(f"/api/v2/dags/{NAME}/dagRuns/{RUN}/taskInstances?limit=50")
+
+    def _timed(self, place: str) -> float:
         asked = time.monotonic()
-        request = urllib.request.Request(f"{self._url}/ui/grid/ti_summaries/{NAME}?run_ids={RUN}")
+        request = urllib.request.Request(f"{self._url}{place}")
         request.add_header("Authorization", f"Bearer {self._token}")
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as answer:
             answer.read()
         return time.monotonic() - asked
+
+
+def timed(asked: Callable[[], float], answers: list[float]) -> int:
+    """Note how long an answer took; returns 1 when there was none."""
+    try:
+        answers.append(asked())
+    except OSError as error:
+        print(error, file=sys.stderr, flush=True)
+        return 1
+    return 0
 
 
 class LocalOnPostgres(Fleet):
@@ -99,7 +121,8 @@ class LocalOnPostgres(Fleet):
         return {}
 
     def _environment(self, port: int) -> dict[str, str]:
-        local = {"AIRFLOW__CORE__EXECUTOR": "LocalExecutor", "AIRFLOW__CORE__PARALLELISM": str(os.cpu_count() or 2)}
+        slots = self._settings["AIRFLOW__CORE__PARALLELISM"]
+        local = {"AIRFLOW__CORE__EXECUTOR": "LocalExecutor", "AIRFLOW__CORE__PARALLELISM": slots}
         return super()._environment(port) | local
 
 
@@ -185,6 +208,7 @@ def main() -> None:
     parser.add_argument("--barriers", type=int, nargs="*", default=[], help="stages before which all shards meet")
     parser.add_argument("--parallelism", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--seconds", type=float, default=900)
+    parser.add_argument("--every", type=float, default=2, help="seconds between looks by the API")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="airflow-overhead-") as name:
         folder = Path(name)
@@ -194,6 +218,10 @@ def main() -> None:
         )
         heard = Statsd()
         settings = {"AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"), **heard.settings}
+        settings |= {
+            "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "0",
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "180",
+        }
         if options.executor == "local":
             settings["AIRFLOW__CORE__PARALLELISM"] = str(options.parallelism)
         with heard, server(folder, options.database, options.executor, settings) as airflow:
@@ -205,11 +233,19 @@ def main() -> None:
             client.trigger(NAME, RUN, {})
             began, state = time.monotonic(), "queued"
             answers: list[float] = []
+            pages: list[float] = []
+            told, unanswered = began, 0
             while state not in ("success", "failed") and time.monotonic() - began < options.seconds:
-                time.sleep(2)
-                answers.append(client.grid())
-                state = client.run_state(NAME, RUN)
+                time.sleep(options.every)
+                unanswered += timed(client.grid, answers) + timed(client.page, pages)
+                with contextlib.suppress(OutageError):
+                    state = client.run_state(NAME, RUN)
                 airflow.check()
+                if time.monotonic() - told > 60:
+                    told = time.monotonic()
+                    states = Counter(row["state"] or "waiting" for row in instances(url))
+                    loops = heard.timings["airflow.scheduler.scheduler_loop_duration"][-1:]
+                    print(round(told - began), dict(states), loops, answers[-1:], file=sys.stderr, flush=True)
             rows = instances(url)
             found = {
                 "executor": options.executor,
@@ -225,6 +261,8 @@ def main() -> None:
                 ),
                 "database_grew_bytes": database_bytes(url) - before,
                 "grid_answers_s": spread(answers),
+                "page_answers_s": spread(pages),
+                "unanswered": unanswered,
             }
     print(json.dumps(found, indent=1))
 

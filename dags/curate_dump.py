@@ -5,16 +5,20 @@ your own for archives of your own.
 
 **Many dumps**: *Trigger*, *Backfill*, over a range of dates (those of the weeks that dumps are named after), or
 
-    airflow backfill create --dag-id curate_dump --from-date 2026-01-01 --to-date 2026-06-30
+    airflow backfill create --dag-id curate_dump --from-date 2026-01-01 --to-date 2026-06-30 \\
+        --max-active-runs 1 --dag-run-conf '{"recipe": "laion-5b-en"}'
 
-gives one run for each dump of the range, named after it. Nothing runs by itself.
+gives one run for each dump of the range, named after it, and by it one run of `curate_block` for each block. A backfill
+has its own bound on dumps at a time, ten unless it is given; dumps that are yet to come are left out. Another backfill
+over the same dates passes over dumps that ran, unless `--reprocess-behavior completed` (or `failed`) is given. Nothing
+runs by itself.
 
 Reads: the list of the dump's archives; see `curate_block` for the rest.
 
 Writes: that list, and what `curate_block` writes.
 
-Rerun: safe. The run of a block is named after dump, block and parameters: it is cleared, and passes what is done in
-seconds.
+Rerun: safe. The run of a block is named after dump, block and parameters: with the same ones it is cleared, and passes
+what is done in seconds; with others it is a new run, which makes only what the change touches.
 
 Cost: a dump of 90,000 WAT files is 90 blocks; two run at a time.
 """
@@ -77,7 +81,7 @@ def curate_dump() -> None:
         reset_dag_run=True,
         wait_for_completion=True,
         deferrable=True,
-        poke_interval=30,
+        poke_interval=10,
         execution_timeout=timedelta(days=14),
         max_active_tis_per_dagrun=2,
         map_index_template="{{ task.trigger_run_id }}",

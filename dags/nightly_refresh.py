@@ -82,7 +82,7 @@ def nightly_refresh() -> None:
         reset_dag_run=True,
         wait_for_completion=True,
         deferrable=True,
-        poke_interval=30,
+        poke_interval=10,
         execution_timeout=timedelta(days=3),
         max_active_tis_per_dagrun=2,
         map_index_template="{{ task.trigger_run_id }}",

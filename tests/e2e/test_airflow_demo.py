@@ -1,5 +1,6 @@
 """A real Airflow, started as `make demo` starts it: refusals, a bad shard among good ones, a killed demo, the demo."""
 
+import gzip
 import json
 import os
 import re
@@ -10,7 +11,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -83,17 +85,18 @@ class Airflow:
 
 
 class Loopback(BaseHTTPRequestHandler):
-    """A picture for whoever asks; what is posted is kept."""
+    """A picture for whoever asks, and the files of a small Common Crawl; what is posted is kept."""
 
     posted: list[dict[str, Any]]
+    files: dict[str, bytes]
     picture: bytes
 
     def do_GET(self) -> None:
-        found = self.path.endswith(".jpg")
-        self.send_response(200 if found else 404)
-        self.send_header("Content-Length", str(len(self.picture) if found else 0))
+        body = self.picture if self.path.endswith(".jpg") else self.files.get(self.path, b"")
+        self.send_response(200 if body else 404)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(self.picture if found else b"")
+        self.wfile.write(body)
 
     def do_POST(self) -> None:
         self.posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -111,7 +114,7 @@ def loopback() -> Iterator[ThreadingHTTPServer]:
 
     picture = BytesIO()
     Image.fromarray(astronaut()).save(picture, "JPEG")
-    handler = type("L", (Loopback,), {"posted": [], "picture": picture.getvalue()})
+    handler = type("L", (Loopback,), {"posted": [], "files": {}, "picture": picture.getvalue()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -125,6 +128,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, loopback: ThreadingHTTPSer
     heard = Statsd()
     settings = {"CURATION_STORE": str(folder / "store"), "HF_HUB_OFFLINE": "1", **heard.settings}
     settings["CURATION_NOTIFY"] = f"json://127.0.0.1:{loopback.server_port}/notices"
+    settings["CURATION_COMMONCRAWL_URL"] = f"http://127.0.0.1:{loopback.server_port}"
     with heard, AirflowServer(folder / "home", ROOT, settings) as server:
         server.start()
         found = Airflow(server, folder / "store", heard, loopback.RequestHandlerClass.posted)  # type: ignore[attr-defined]
@@ -316,6 +320,81 @@ def test_a_block_is_published_reviewed_released_and_taken_down(
     airflow.say_yes("takedown", "request")
     airflow.wait("takedown", "request", "success")
     assert not store.exists(manifest_key("demo", version))
+
+
+def backfill(airflow: Airflow, dumps: Sequence[str], conf: dict[str, Any]) -> None:
+    """By the command, as an operator gives it."""
+    dates = [dump_date(dump).date().isoformat() for dump in dumps]
+    command = [sys.executable, "-m", "airflow", "backfill", "create", "--dag-id", "curate_dump"]
+    command += ["--from-date", dates[0], "--to-date", dates[-1], "--max-active-runs", "2"]
+    command += ["--dag-run-conf", json.dumps(conf)]
+    done = subprocess.run(command, env=airflow.server.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def dump_date(dump: str) -> datetime:
+    return datetime.fromisocalendar(*map(int, dump.removeprefix("CC-MAIN-").split("-")), 1)
+
+
+def dump_runs(airflow: Airflow) -> dict[str, str]:
+    """Partition key of each run of curate_dump, by the run's name."""
+    found = airflow.client._call("GET", "/dags/curate_dump/dagRuns")["dag_runs"]
+    return {run["dag_run_id"]: run["partition_key"] for run in found}
+
+
+def tables(store: Path, dump: str) -> dict[str, int]:
+    """When each stage's table of the dump was written, by its folder."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in (store / "dumps" / dump).rglob("00000.parquet")}
+
+
+def test_a_backfill_over_dates_runs_each_dump_and_does_again_only_what_changed(
+    airflow: Airflow, loopback: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    between = ("CC-MAIN-2025-51", "CC-MAIN-2026-04", "CC-MAIN-2026-08", "CC-MAIN-2026-12")  # no others are dated so
+    dumps = between[1:3]
+    files = loopback.RequestHandlerClass.files  # type: ignore[attr-defined]
+    for dump in dumps:
+        archive(tmp_path / dump, f"{dump.lower()}.test")
+        files[f"/crawl-data/{dump}/0.warc.gz"] = (tmp_path / dump).read_bytes()
+        files[f"/crawl-data/{dump}/warc.paths.gz"] = gzip.compress(f"crawl-data/{dump}/0.warc.gz\n".encode())
+    overrides = settings(free_port()) | {"stages.caption": None}
+    conf = {"recipe": "demo", "overrides": overrides}
+    airflow.unpause("curate_dump")
+
+    backfill(airflow, dumps, conf)
+    runs = dump_runs(airflow)
+    assert sorted(runs.values()) == list(dumps)
+    for run, dump in runs.items():
+        assert run.startswith(f"backfill__{dump}__")
+        airflow.wait("curate_dump", run, "success")
+    blocks = {run.partition("__")[0]: run for run in airflow.runs(DAG) if run.startswith("CC-MAIN")}
+    assert set(blocks) == set(dumps)
+    assert all(f"{dump}__block_000__" in run for dump, run in blocks.items())
+    before = {dump: tables(airflow.store, dump) for dump in dumps}
+    assert all(before.values())
+
+    # the same once more by the interface that the UI uses, and one dump with another setting by its key
+    (old, new), gate = dumps, {"gates.similarity_low.at_least": dict.fromkeys(("en", "multi", "nolang"), -1)}
+    (open_one,) = airflow.client._call("GET", "/backfills?dag_id=curate_dump")["backfills"]
+    airflow.client._call("PUT", f"/backfills/{open_one['id']}/cancel")  # all its runs are over; Airflow looks by and by
+    again = {"dag_id": "curate_dump", "from_date": f"{dump_date(old):%FT%TZ}", "to_date": f"{dump_date(old):%FT%TZ}"}
+    again |= {"dag_run_conf": conf, "reprocess_behavior": "completed", "max_active_runs": 1}
+    airflow.client._call("POST", "/backfills", again)
+    changed = {"recipe": "demo", "overrides": overrides | gate}
+    ask = {"dag_run_id": "by-key", "logical_date": None, "partition_key": new, "conf": changed}
+    airflow.client._call("POST", "/dags/curate_dump/dagRuns", ask)
+    with pytest.raises(OutageError, match="400"):
+        airflow.client._call("POST", "/dags/curate_dump/dagRuns", ask | {"dag_run_id": "x", "partition_key": "2026-99"})
+    later = {run: dump for run, dump in dump_runs(airflow).items() if run not in runs}
+    assert sorted(later.values()) == [old, new]
+    for run in later:
+        airflow.wait("curate_dump", run, "success")
+    assert tables(airflow.store, old) == before[old], "nothing changed, and something was made again"
+    assert [run for run in airflow.runs(DAG) if run.startswith(old)] == [blocks[old]]
+    after = tables(airflow.store, new)
+    assert before[new].items() <= after.items()
+    made = {folder.rpartition("-")[0] for folder in after.keys() - before[new].keys()}
+    assert made == {"dedup", "safety", "leakage"}, "the gate is before them"
 
 
 def test_a_leftover_password_file_is_kept_and_private(airflow: Airflow) -> None:
