@@ -18,7 +18,6 @@ one slot of the pool `index`. Only outages, timeouts and lost workers are retrie
 fails at once and says why.
 """
 
-import logging
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -26,7 +25,7 @@ from typing import Any
 from airflow.sdk import Param, dag, get_current_context, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 from curation_dags import BLOCKS, DEFAULT_ARGS, RECIPES, VERSIONS, made, store
-from curation_notices import watched
+from curation_notices import held, watched
 
 LABEL = "{{ '%05d' % task.op_kwargs.shard }}"
 MAPPED = {"map_index_template": LABEL, "trigger_rule": "none_failed"}  # go on where the recipe leaves out a stage
@@ -143,9 +142,8 @@ def curate_block() -> None:
         from curation.publish.version import finish_version
 
         manifest = str(finish_version(store(), pinned(block["recipe"]), block["version"], block["dump"], shards))
-        for reason in held_back(store(), manifest):
-            logging.getLogger(__name__).warning("the version is held, latest does not move: %s", reason)
         recipe = pinned(block["recipe"]).name
+        held(f"{recipe}/{block['version']}", held_back(store(), manifest))
         made(BLOCKS, recipe=recipe, dump=block["dump"])
         made(VERSIONS, recipe=recipe, version=block["version"])
         return manifest

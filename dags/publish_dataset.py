@@ -21,7 +21,7 @@ from typing import Any
 
 from airflow.sdk import Param, dag, get_current_context, task
 from curation_dags import BLOCKS, DEFAULT_ARGS, VERSIONS, cause, made, store
-from curation_notices import watched
+from curation_notices import held, watched
 
 TEXTS = {
     "recipe": "Which dataset; empty: that of the block that started the run.",
@@ -99,8 +99,7 @@ def publish_dataset() -> None:
 
         recipe, version = saved_recipe(store(), release["recipe"]), release["version"]
         manifest = str(finish_release(store(), recipe, version))
-        for reason in move_latest(store(), recipe.name, version):
-            logging.getLogger(__name__).warning("the version is held, latest does not move: %s", reason)
+        held(f"{recipe.name}/{version}", move_latest(store(), recipe.name, version))
         made(VERSIONS, recipe=recipe.name, version=version)
         return manifest
 

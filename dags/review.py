@@ -20,7 +20,7 @@ from airflow.sdk import Param, dag, task
 from airflow.sdk.bases.sensor import PokeReturnValue
 from airflow.sdk.exceptions import AirflowSkipException
 from curation_dags import DEFAULT_ARGS, VERSIONS, cause, store
-from curation_notices import watched
+from curation_notices import held, watched
 
 TEXTS = {
     "recipe": "Which dataset; empty: that of the version that started the run.",
@@ -91,10 +91,9 @@ def review() -> None:
 
         by = (answer.get("responded_by_user") or {}).get("name") or "whoever answered in Airflow"
         note_approval(store(), drawn["recipe"], drawn["version"], by, note="review")
-        held = list(move_latest(store(), drawn["recipe"], drawn["version"]))
-        for reason in held:
-            logging.getLogger(__name__).warning("the version is held, latest does not move: %s", reason)
-        return held
+        reasons = list(move_latest(store(), drawn["recipe"], drawn["version"]))
+        held(f"{drawn['recipe']}/{drawn['version']}", reasons)
+        return reasons
 
     drawn = draw()
     rated(drawn) >> approve >> release(drawn, approve.output)

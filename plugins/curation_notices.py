@@ -1,4 +1,4 @@
-"""Who is told when a run fails or is late: any service that Apprise knows, by one setting.
+"""Who is told when a run fails, is late or holds its version: any service that Apprise knows, by one setting.
 
 `CURATION_NOTIFY` holds addresses, with blanks between them: `slack://...`, `mailto://...`, `json://host/path` for a
 webhook; https://github.com/caronc/apprise/wiki lists the rest. They are secrets: keep them in the environment file.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import BaseNotifier, DeadlineAlert, DeadlineReference
+from airflow.sdk import BaseNotifier, DeadlineAlert, DeadlineReference, get_current_context
 from airflow.sdk.definitions.callback import AsyncCallback
 
 SETTING = "CURATION_NOTIFY"
@@ -62,6 +63,16 @@ def message(what: str, context: Any) -> tuple[str, str]:
 
     base = settings.get("api", "base_url", fallback="").rstrip("/")
     return f"curation: {dag} {what}", "\n".join([*lines, f"{base}/dags/{dag}/runs/{run_id}"])
+
+
+def held(version: str, reasons: Iterable[str]) -> None:
+    """From within a task: log and tell why `latest` does not move to a version (drift, leaks, no approval)."""
+    if not (told := list(reasons)):
+        return
+    for reason in told:
+        logging.getLogger(__name__).warning("%s is held, latest does not move: %s", version, reason)
+    context = dict(get_current_context())
+    Notice(f"holds {version}")({**context, "reason": "\n".join(told)})
 
 
 def watched(hours: float) -> dict[str, Any]:

@@ -283,6 +283,11 @@ def test_a_block_is_published_reviewed_released_and_taken_down(
     version_page, review_page = f"versions/demo/{version}", f"versions/demo/{version}/review/review"
     assert version in airflow.ask("")[1]
     assert "approval: nobody has approved" in airflow.ask(version_page)[1]
+    told = [one for one in airflow.notices if version in one["title"]]
+    assert {one["title"] for one in told} == {
+        f"curation: {dag} holds demo/{version}" for dag in ("curate_block", "publish_dataset")
+    }
+    assert "reason: approval: nobody has approved this version yet" in told[0]["message"]
     status, text = airflow.ask(f"{version_page}/samples?text=boat")
     assert status == 200
     assert "A red boat on a calm lake" in text
