@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from curation.errors import ConfigError
@@ -62,3 +63,42 @@ def seed(
         typer.echo(json.dumps(vars(made)))
     else:
         out.print(Text(f"{made.chosen} of {made.eligible} samples, {made.clusters} clusters: {root.root}/{made.key}"))
+
+
+@app.command()
+def statistics(
+    dataset: Annotated[str, typer.Argument(help="Dataset, by its recipe's name; left out with --dump.")] = "",
+    version: Annotated[str, typer.Option(help="Version, or latest.")] = "latest",
+    dump: Annotated[str, typer.Option(help="A dump that was processed, in the place of a version.")] = "",
+    recipe: Annotated[str | None, typer.Option(help="Needed where several recipes ran on the dump.")] = None,
+    store: Annotated[str, typer.Option(envvar="CURATION_STORE", help="Folder or s3://bucket/prefix.")] = "var/store",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts, on stdout.")] = False,
+) -> None:
+    """Tell what captions talk about: length, place, attributes, writing, knowledge; synthetic beside alt texts.
+
+    * `curation captions statistics sharegpt4v`
+    * `curation captions statistics --dump demo --json`
+    """
+    from curation import dumps
+    from curation.block import recipe_key
+    from curation.captions.statistics import of_dump, of_version, table
+    from curation.pipeline import saved_recipe
+    from curation.store import Store
+
+    if bool(dataset) == bool(dump):
+        raise ConfigError("name either a dataset or --dump")
+    root = Store(store)
+    if dump:
+        pinned = saved_recipe(root, recipe_key(root, dump, recipe))
+        shards = range(len(dumps.archives_of(root, dump, pinned.stages.extract.archive)))
+        figures = of_dump(root, pinned, dump, shards)
+    else:
+        figures = of_version(root, dataset, version)
+    if as_json:
+        typer.echo(json.dumps(figures, indent=1, ensure_ascii=False))
+        return
+    head, *rows = table(figures)
+    shown = Table(*head)
+    for row in rows:
+        shown.add_row(*row)
+    out.print(shown)
