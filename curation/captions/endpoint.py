@@ -79,19 +79,19 @@ class Endpoint(BaseModel):
         """What is asked."""
         return self.instruction or read_prompt(self.prompt)
 
-    def question(self, picture: bytes) -> dict[str, Any]:
-        """Body of a chat completion about an encoded picture (JPEG, PNG, GIF or WebP)."""
+    def question(self, picture: bytes, text: str = "") -> dict[str, Any]:
+        """Body of a chat completion about an encoded picture (JPEG, PNG, GIF or WebP); text in place of the prompt."""
         kind = next((kind for start, kind in _SIGNATURES if picture.startswith(start)), "jpeg")
         url = f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
         content = [
-            {"type": "text", "text": self.text},
+            {"type": "text", "text": text or self.text},
             {"type": "image_url", "image_url": {"url": url, "detail": self.detail}},
         ]
         return self._settings() | {"messages": [{"role": "user", "content": content}], "stream": False}
 
-    def key(self, picture: bytes) -> str:
+    def key(self, picture: bytes, text: str = "") -> str:
         """Hex digest of what the answer depends on: picture, prompt, model and sampling; not where or how fast."""
-        asked = self._settings() | {"prompt": self.text, "detail": self.detail}
+        asked = self._settings() | {"prompt": text or self.text, "detail": self.detail}
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode() + b"\0")
         digest.update(picture)
         return digest.hexdigest()
@@ -172,15 +172,17 @@ class Asker:
         self._counted: set[str] = set()
         self._unanswered_in_a_row = 0
 
-    def ask(self, picture: bytes) -> Answer:
+    def ask(self, picture: bytes, text: str = "") -> Answer:
         """The answer about one encoded picture, from the store where it was given before.
+
+        text   what is asked, in place of the endpoint's prompt
 
         The budget counts every answer that this object hands out once, those from the store with what they cost then:
         a job that is killed and started again has the same budget, not a new one.
 
         raises   ConfigError where the endpoint refuses key or model; OutageError where it no longer answers at all
         """
-        key = self.endpoint.key(picture)
+        key = self.endpoint.key(picture, text)
         with self._lock:
             asked = self._asking.get(key)
             if asked is None:
@@ -189,7 +191,7 @@ class Asker:
         if asked is not None:  # another thread asks about the same picture: pay once
             return asked.result()
         try:
-            answer = self._answer(key, picture)
+            answer = self._answer(key, picture, text)
         except BaseException as err:
             mine.set_exception(err)
             raise
@@ -200,15 +202,16 @@ class Asker:
             with self._lock:
                 del self._asking[key]
 
-    def ask_all(self, pictures: Iterable[bytes]) -> Iterator[Answer]:
+    def ask_all(self, pictures: Iterable[bytes], texts: Iterable[str] | None = None) -> Iterator[Answer]:
         """Answers in the order of the pictures, `concurrency` of them under way; raises as `ask` does."""
-        source = iter(pictures)
+        source = zip(pictures, itertools.repeat("") if texts is None else texts, strict=False)
         with ThreadPoolExecutor(self.endpoint.concurrency) as pool:
-            waiting = deque(pool.submit(self.ask, p) for p in itertools.islice(source, 2 * self.endpoint.concurrency))
+            ahead = itertools.islice(source, 2 * self.endpoint.concurrency)
+            waiting = deque(pool.submit(self.ask, *one) for one in ahead)
             try:
                 while waiting:
                     yield waiting.popleft().result()
-                    waiting.extend(pool.submit(self.ask, picture) for picture in itertools.islice(source, 1))
+                    waiting.extend(pool.submit(self.ask, *one) for one in itertools.islice(source, 1))
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
@@ -237,12 +240,12 @@ class Asker:
         used = answer.prompt_tokens, answer.completion_tokens
         self.budget.settle((0.0, 0), (price * self.endpoint.money(*used), sum(used)))
 
-    def _answer(self, key: str, picture: bytes) -> Answer:
+    def _answer(self, key: str, picture: bytes, text: str) -> Answer:
         if (known := self.known(key)) is not None:
             return known
         tokens = self.estimate()
         reserved = self.endpoint.money(*tokens), sum(tokens)
-        body = json.dumps(self.endpoint.question(picture)).encode()
+        body = json.dumps(self.endpoint.question(picture, text)).encode()
         problem = ""
         for attempt in range(self.endpoint.attempts):
             if not self.budget.reserve(*reserved):

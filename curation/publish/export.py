@@ -15,6 +15,7 @@ from curation import __version__, tombstones
 from curation.errors import BadShardError
 from curation.pipeline import judged_fingerprint
 from curation.publish import condemned
+from curation.publish.converse import Conversing
 from curation.publish.instruct import Groups, instruct_record, is_pair, pretrain_record
 from curation.publish.parts import Part, Plan, manifest_key, part_key, read_part, read_plan, version_folder
 from curation.publish.quality import Quality
@@ -30,6 +31,8 @@ from curation.verdicts import Verdict
 
 FORMAT = 2  # of the files: raised when the same samples come out as other bytes
 # bytes of their own kind, and the marks of the gates: the same for every sample that is kept
+# where and how fast an endpoint is asked: its answers are the same
+_NOT_ASKED = {"url", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "attempts"}
 _NO_METADATA = frozenset(
     [
         *("image", "img_emb", "txt_emb", "sample_id", "verdict", "fault", "duplicate_pair", "url_class", "text_class"),
@@ -79,7 +82,7 @@ def standing_part(store: Store, recipe: Recipe, version: str, dump: str, shard: 
 
 def outputs_digest(recipe: Recipe) -> str:
     """Digest of what decides, beside the tables, which bytes an export writes."""
-    settings = recipe.publish.model_dump_json(exclude={"release"})
+    settings = recipe.publish.model_dump_json(exclude={"release": True, "converse": {"endpoint": _NOT_ASKED}})
     return digest(str(FORMAT), judged_fingerprint(recipe), settings)
 
 
@@ -169,6 +172,7 @@ def _write(
     quality = Quality(recipe.publish.perplexity_model)
     with contextlib.ExitStack() as stack:
         outputs = Outputs(stack, recipe.publish, paths)
+        conversing = Conversing(store, recipe.publish.converse) if recipe.publish.converse else None
         table = stack.enter_context(_table(paths["metadata"], schema)) if "metadata" in paths else None
         for batch in read_outcomes(store, recipe, source.dump, source.shard, read):
             reasons = entombed(batch, matcher)
@@ -181,6 +185,8 @@ def _write(
             _count_hosts(batch.column("url"), candidates)
             _count_hosts(kept.column("url"), kept_of)
             rows = kept.drop_columns([name for name in _EMBEDDINGS if name in columns]).to_pylist()
+            if conversing:
+                conversing.add_to(rows)
             first = counts["kept"] - len(rows)
             for index, row in enumerate(rows, start=first):
                 # img2dataset's form, with room for the 10 million pairs that a WARC file can hold
@@ -197,6 +203,8 @@ def _write(
                 ]
                 table.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
         outputs.finish()
+        if conversing:
+            quality.add_conversations(conversing.outcomes)
         if table:
             table.set_receipt(_receipt(recipe, plan.version, source, counts))
     largest = sorted(candidates.items(), key=lambda item: (-item[1], item[0]))[:_DOMAINS_A_SHARD]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -33,6 +33,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "itm_gain": (-1, 1),  # synthetic over original: what recaptioning brings
 }
 _GROUPS = (
+    "conversation_by",
     *("language", "partition", "caption_source", "caption_origin", "text_kind", "original_format", "anyres_grid"),
     "domain",
 )
@@ -95,6 +96,10 @@ class Quality:
         for name in _FLAGS:
             if name in rows[0]:
                 self._flags.setdefault(name, Counter()).update(str(row[name]) for row in rows if row[name] is not None)
+
+    def add_conversations(self, outcomes: Mapping[str, int]) -> None:
+        """Count by what came of asking an endpoint for conversations."""
+        self._groups["conversation_by"].update(+Counter(outcomes))
 
     def _count(self, name: str, values: np.ndarray) -> None:
         values = values[np.isfinite(values)]

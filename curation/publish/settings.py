@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from curation.captions.endpoint import Endpoint
 from curation.images.anyres import PATCH, SIDE, Layout, Rule, Size, layout
 
 Form = Literal["", "json", "jsonl", "json.gz", "jsonl.gz"]
@@ -132,6 +133,25 @@ class AnyRes(BaseModel):
         )
 
 
+class Converse(BaseModel):
+    """Conversations of instruction records, written by an endpoint that sees picture and caption."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    endpoint: Endpoint = Field(
+        description="instruction: a prompt of your own, with {caption} and {turns}; caps are of a shard"
+    )
+    turns: int = Field(3, ge=1, le=10, description="questions of a conversation")
+
+    @model_validator(mode="after")
+    def _asks_about_the_caption(self) -> "Converse":
+        try:
+            self.endpoint.instruction.format(caption="", turns=1)
+        except (KeyError, IndexError, ValueError) as err:
+            raise ValueError(f"endpoint.instruction: only {{caption}} and {{turns}} are filled in: {err!r}") from None
+        return self
+
+
 class Publish(BaseModel):
     """Outputs of a dataset version."""
 
@@ -144,6 +164,9 @@ class Publish(BaseModel):
         "", description='pre-training records {"image", "caption"}: json, jsonl, with or without .gz'
     )
     instruct: Form = Field("", description="instruction records of LLaVA's form, built from captions by templates")
+    converse: Converse | None = Field(
+        None, description="who asks and answers in instruct; null, or where nothing comes of it: templates ask"
+    )
     multi_image: Form = Field("", description="records with several images: of one page, or that look alike")
     max_images: int = Field(4, ge=2, le=32, description="images in a multi-image record")
     alike_bits: int = Field(
@@ -174,6 +197,8 @@ class Publish(BaseModel):
             raise ValueError("parquet and webdataset are both off: nothing would be published")
         if self.embeddings and not self.parquet:
             raise ValueError("embeddings go into the metadata tables: turn parquet on")
+        if self.converse and not (self.instruct and self.webdataset):
+            raise ValueError("converse writes what instruct holds, about the pictures of webdataset: turn both on")
         if self.splits and not self.webdataset:
             raise ValueError("splits: the held-out parts are indexed from their tars: turn webdataset on")
         if self.release.recheck and not self.parquet:
