@@ -34,20 +34,26 @@ def in_halves(
     return found, shortages
 
 
-def _tried(work: Callable[[Sequence[Item]], Sequence[Result]], part: Sequence[Item]) -> Sequence[Result] | None:
-    try:
-        return work(part)
-    except MemoryError:
-        pass
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises the plain kind
-        if not any(words in str(error).lower() for words in _NO_ROOM):
-            raise
-    _release()  # not before the error and the tensors that its frames hold are gone
-    return None
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device, or the machine, has no room."""
+    # torch.OutOfMemoryError is a RuntimeError; the CPU's allocator raises the plain kind
+    told = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_ROOM)
+    return told or isinstance(error, MemoryError)
 
 
-def _release() -> None:
+def release() -> None:
+    """Give back what torch keeps for later; call it when the error and the tensors that its frames hold are gone."""
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _tried(work: Callable[[Sequence[Item]], Sequence[Result]], part: Sequence[Item]) -> Sequence[Result] | None:
+    try:
+        return work(part)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+    release()
+    return None

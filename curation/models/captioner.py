@@ -93,6 +93,64 @@ class Captioner:
             made += [text.strip().removeprefix(begin).strip() for text in texts]
         return made
 
+    def tokens(self, captions: Sequence[str]) -> list[list[int]]:
+        """Token ids of captions, as they are written after a prompt: nothing before, no end."""
+        ids: list[list[int]] = self._tokenizer(list(captions), add_special_tokens=False, verbose=False).input_ids
+        return ids
+
+    @property
+    def end(self) -> int:
+        """Token that ends a caption when the model writes one."""
+        if self._processor is None:
+            return int(self.model.config.text_config.sep_token_id)
+        known = self.model.generation_config.eos_token_id or self._tokenizer.eos_token_id
+        return int(known[0] if isinstance(known, list) else known)
+
+    def longest(self, prompt: str = "") -> int | None:
+        """Tokens that a caption may have with its end; None where the context of the model is large."""
+        if self._processor is not None:
+            return None
+        return int(self.model.config.text_config.max_position_embeddings) - len(self._begin(prompt))
+
+    def examples(
+        self, images: Sequence[np.ndarray], answers: Sequence[Sequence[int]], *, prompt: str = ""
+    ) -> dict[str, torch.Tensor]:
+        """What the model learns from: inputs and labels of pictures, each with the tokens that it should answer.
+
+        images   uint8 (h, w, 3), RGB                answers   token ids, the end among them where there is one
+        returns  the arguments of the model's forward, and labels, int64 of the shape of input_ids: -100 on the prompt,
+                 the picture and the padding; a model's logits at one place are for the label at the next
+        """
+        import torch
+
+        inputs = self._inputs(images, prompt)
+        if self._processor is None:
+            begin = torch.tensor([self._begin(prompt)]).repeat(len(images), 1)
+            inputs |= {"input_ids": begin, "attention_mask": torch.ones_like(begin)}
+        asked = inputs["input_ids"].shape
+        pad = self._tokenizer.pad_token_id or 0
+        width = max(map(len, answers))
+        answer = torch.tensor([[*ids, *[pad] * (width - len(ids))] for ids in answers])
+        written = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in answers])
+        added = {"input_ids": answer, "attention_mask": written}
+        for name, value in inputs.items():
+            if value.shape == asked:  # what some processors tell of each token goes on as that of a word
+                inputs[name] = torch.cat([value, added.get(name, torch.zeros_like(answer))], dim=1)
+        unlearnt = torch.full(asked, -100)
+        inputs["labels"] = torch.cat([unlearnt, answer.masked_fill(written == 0, -100)], dim=1)
+        return inputs
+
+    def save(self, folder: Path) -> None:
+        """Write the model with tokenizer and processor, as load_captioner reads them."""
+        self.model.save_pretrained(folder)
+        self._tokenizer.save_pretrained(folder)
+        (self._processor or self._image_processor).save_pretrained(folder)
+
+    def _begin(self, prompt: str) -> list[int]:
+        """What BLIP's decoder begins with."""
+        begin = self._tokenizer(prompt.strip(), add_special_tokens=False).input_ids if prompt else []
+        return [int(self.model.config.text_config.bos_token_id), *begin]
+
     def _inputs(self, images: Sequence[np.ndarray], prompt: str) -> dict[str, torch.Tensor]:
         if self._processor is not None:
             from PIL import Image
@@ -114,9 +172,8 @@ class Captioner:
         }
 
 
-@lru_cache(maxsize=4)  # one copy a process, however many shards it takes
-def load_captioner(name: str = "embedded", *, device: str = "auto", dtype: Dtype = "float32") -> Captioner:
-    """Load an image-to-text model of transformers: a local folder, a hub name, or "embedded".
+def open_captioner(name: str = "embedded", *, device: str = "auto", dtype: Dtype = "float32") -> Captioner:
+    """Read an image-to-text model of transformers: a local folder, a hub name, or "embedded".
 
     BLIP, BLIP-2, LLaVA, LLaVA-NeXT, Qwen2-VL and whatever else the Auto classes build with a generate().
 
@@ -144,6 +201,10 @@ def load_captioner(name: str = "embedded", *, device: str = "auto", dtype: Dtype
     where = torch_device(device)
     identity = assemble.identity("captioner") if name == "embedded" else weights_identity(name, model)
     return Captioner(identity, model.eval().to(where), image_processor, tokenizer, where, processor)
+
+
+load_captioner = lru_cache(maxsize=4)(open_captioner)
+"""As open_captioner, but one copy a process, however many shards it takes; do not train it."""
 
 
 def require_all_weights(whose: str, found: dict[str, Any]) -> None:
