@@ -16,6 +16,7 @@ import json
 import resource
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,11 +80,11 @@ def made_up(schema: pa.Schema, shard: int, rows: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def build(store: Store, made: Recipe, shards: int, rows: int) -> None:
+def build(store: Store, made: Recipe, shards: int, rows: int, stages: Sequence[str] = ()) -> None:
     names = [f"{number:05d}.wat.gz" for number in range(shards)]
     store.write_bytes(f"dumps/{DUMP}/wat.paths.json.gz", gzip.compress(json.dumps(names).encode(), mtime=0))
     for shard in range(shards):
-        for stage in made.stage_names:
+        for stage in stages or made.stage_names:
             settings = made.stage(stage)
             assert settings is not None
             plan = _plan(store, made, DUMP, shard, stage)

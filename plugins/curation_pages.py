@@ -1,96 +1,62 @@
 """The curation pages inside Airflow's navigation, behind its login: `curation.ui` reads and renders, this serves.
 
-Who may look at DAGs may look here; who may change the DAG `review` may rate.
+Who may look at DAGs may look here; who may change the DAG `review` may rate; who may trigger the DAG `takedown` may
+file one.
 """
 
-import os
-from collections.abc import Callable
 from typing import Annotated, Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import urlencode
 
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from airflow.plugins_manager import AirflowPlugin
-from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request
+from curation_dump_pages import Sort, Start
+from curation_dump_pages import router as dump_pages
+from curation_web import Name, Number, Similarity, answered, form_of, found, from_our_own_page, store
+from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 ROOT = "/curation"
-Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=128)]
-Number = Annotated[int, Path(ge=0, le=1 << 31)]
-Similarity = Annotated[str, Query(pattern=r"^$|^-?[01](\.\d{1,6})?$|^-?\.\d{1,6}$")]
-
 app = FastAPI(title="curation", dependencies=[Depends(requires_access_dag(method="GET"))], openapi_url=None)
+app.include_router(dump_pages)
 
 
-def store() -> Any:
-    """Open the store that the tasks use; the import is heavy, and only requests need it."""
-    from curation.store import Store
+def version_of(recipe: str, version: str) -> Any:
+    """The version; 404 where it is not."""
+    from curation.ui.sources import open_version
 
-    return Store(os.environ.get("CURATION_STORE", "var/store"))
-
-
-def answered(template: str, /, **values: Any) -> HTMLResponse:
-    """A page."""
-    from curation.ui.pages import HEADERS, render
-
-    return HTMLResponse(render(template, root=ROOT, **values), headers=HEADERS)
+    return found(lambda: open_version(store(), recipe, version))
 
 
-def found(read: Callable[[], Any]) -> Any:
-    """What is asked for; 404 with the reason when it is not there."""
-    from curation.errors import CurationError
+def shown(template: str, recipe: str, version: str, /, **values: Any) -> HTMLResponse:
+    """A page on a version."""
+    from curation.ui.pages import address
 
-    try:
-        return read()
-    except CurationError as err:
-        raise HTTPException(404, str(err)) from err
-
-
-def from_our_own_page(request: Request) -> None:
-    """Refuse what another site's page makes a browser send."""
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
-    if (site not in (None, "same-origin")) or (site is None and foreign):
-        raise HTTPException(403, "sent from a page of another site")
-
-
-def manifest_of(recipe: str, version: str) -> Any:
-    """Manifest of a version."""
-    from curation.publish.verify import read_manifest
-
-    return found(lambda: read_manifest(store(), recipe, version))
+    here = address("versions", recipe, version)
+    return answered(template, recipe=recipe, version=version, here=here, **values)
 
 
 @app.get("/", response_class=HTMLResponse)
-def overview() -> HTMLResponse:
-    """List everything that was ever planned, and every version."""
+def overview(page: Annotated[int, Query(ge=0, le=10_000)] = 0) -> HTMLResponse:
+    """List everything that was ever planned with its progress, and every version."""
     from curation.block import runs
     from curation.ui.browse import versions
+    from curation.ui.standing import DUMPS, standings
 
-    return answered("overview", runs=runs(store()), versions=versions(store()))
-
-
-@app.get("/style.css")
-def style() -> Response:
-    """The style sheet."""
-    from curation.ui.pages import style as sheet
-
-    return Response(sheet(), media_type="text/css")
+    planned = runs(store())
+    told = found(lambda: standings(store(), planned[page * DUMPS : (page + 1) * DUMPS]))
+    more = (page + 1) * DUMPS < len(planned)
+    return answered("overview", standings=told, planned=len(planned), page=page, more=more, versions=versions(store()))
 
 
-@app.get("/{dump}--{recipe}", response_class=HTMLResponse)
-def funnel(dump: Name, recipe: Name) -> HTMLResponse:
-    """Show what became of a dump's samples, stage by stage."""
-    from curation.block import recipe_key
-    from curation.dumps import archives_of
-    from curation.pipeline import saved_recipe
-    from curation.reports.funnel import funnel as counted
+@app.get("/files/{name}")
+def file(name: Name) -> Response:
+    """The style sheet, and the script for keys and the movable line."""
+    from curation.ui.pages import FILE_HEADERS, FILES, read_file
 
-    def read() -> Any:
-        pinned = saved_recipe(store(), recipe_key(store(), dump, recipe))
-        shards = range(len(archives_of(store(), dump, pinned.stages.extract.archive)))
-        return counted(store(), pinned, dump, shards)
-
-    return answered("funnel", funnel=found(read))
+    if name not in FILES:
+        raise HTTPException(404, "there is no such file")
+    return Response(read_file(name), media_type=FILES[name], headers=FILE_HEADERS)
 
 
 @app.get("/versions/{recipe}/{version}", response_class=HTMLResponse)
@@ -98,12 +64,13 @@ def version_page(recipe: Name, version: Name) -> HTMLResponse:
     """Show a version: its checks, its parts, and where to go on."""
     from curation.publish.release import held_by, standing_checks
     from curation.review.sets import list_sets
+    from curation.ui.browse import versions
 
-    manifest = manifest_of(recipe, version)
-    return answered(
-        "version", recipe=recipe, version=version, here=f"{ROOT}/versions/{recipe}/{version}", parts=manifest["parts"],
-        held=held_by(store(), manifest), checks=standing_checks(store(), manifest),
-        sets=list_sets(store(), recipe, version),
+    manifest = version_of(recipe, version).manifest
+    others = [one.version for one in versions(store()) if one.recipe == recipe and one.version != version]
+    return shown(
+        "version", recipe, version, manifest=manifest, held=held_by(store(), manifest), others=others,
+        checks=standing_checks(store(), manifest), sets=list_sets(store(), recipe, version),
     )  # fmt: skip
 
 
@@ -113,7 +80,7 @@ def card(recipe: Name, version: Name) -> HTMLResponse:
     from curation.publish.parts import version_folder
     from curation.ui.pages import CARD_HEADERS
 
-    manifest_of(recipe, version)
+    version_of(recipe, version)
     try:
         content = store().read_bytes(f"{version_folder(recipe, version)}/card.html")
     except FileNotFoundError:
@@ -121,56 +88,58 @@ def card(recipe: Name, version: Name) -> HTMLResponse:
     return HTMLResponse(content, headers=CARD_HEADERS)
 
 
+@app.get("/versions/{recipe}/{version}/diff", response_class=HTMLResponse)
+def diff(recipe: Name, version: Name, old: Annotated[str, Query(pattern=r"^[A-Za-z0-9][\w.-]*$")]) -> HTMLResponse:
+    """Show what changed since another version."""
+    from curation.ui.version_reports import difference
+
+    version_of(recipe, version), version_of(recipe, old)
+    return shown("diff", recipe, version, old=old, counted=found(lambda: difference(store(), recipe, old, version)))
+
+
 @app.get("/versions/{recipe}/{version}/samples", response_class=HTMLResponse)
 def samples(
     recipe: Name,
     version: Name,
-    start: Annotated[str, Query(pattern=r"^\d{1,9}-\d{1,12}$")] = "0-0",
+    start: Start = "0-0",
     text: Annotated[str, Query(max_length=200)] = "",
     language: Annotated[str, Query(max_length=12)] = "",
     at_least: Similarity = "",
     below: Similarity = "",
+    sort: Sort = "",
 ) -> HTMLResponse:
     """Show samples from a place on that meet the filter."""
-    from curation.ui.browse import Filter, Place, page
+    from curation.ui.listing import asked, listed
 
-    part, row = start.split("-")
-    bounds = (float(bound) if bound else None for bound in (at_least, below))
-    wanted = Filter(text.strip(), language.strip(), *bounds)
-    manifest = manifest_of(recipe, version)
-    rows, following = found(lambda: page(store(), manifest, Place(int(part), int(row)), wanted))
-    query = urlencode({"text": text, "language": language, "at_least": at_least, "below": below})
-    return answered(
-        "samples", recipe=recipe, version=version, here=f"{ROOT}/versions/{recipe}/{version}", rows=rows, wanted=wanted,
-        next=following, query=query,
-    )  # fmt: skip
+    source, wanted = version_of(recipe, version), asked(text, language, at_least, below)
+    page = found(lambda: listed(source, wanted, sort, start))
+    return shown("samples", recipe, version, page=page, wanted=wanted, sort=sort, reasons=None)
 
 
 @app.get("/versions/{recipe}/{version}/pictures/{part}/{key}")
 def picture(recipe: Name, version: Name, part: Number, key: Name) -> Response:
     """One sample's picture."""
-    from curation.ui.browse import picture as read
-    from curation.ui.pages import HEADERS
+    from curation.ui.pages import PICTURE_HEADERS
 
-    manifest = manifest_of(recipe, version)
-    data, media_type = found(lambda: read(store(), manifest, part, key))
-    return Response(data, media_type=media_type, headers=HEADERS)
+    source = version_of(recipe, version)
+    data, media_type = found(lambda: source.picture(part, key))
+    return Response(data, media_type=media_type, headers=PICTURE_HEADERS)
 
 
 @app.get("/versions/{recipe}/{version}/review/{name}", response_class=HTMLResponse)
 def review(recipe: Name, version: Name, name: Name, user: GetUserDep) -> HTMLResponse:
     """Show the next sample that this person has to rate."""
-    from curation.review.ratings import DIMENSIONS, next_item, progress, read_ratings
-    from curation.review.report import report, summary
+    from curation.review.ratings import DIMENSIONS, next_item, progress
     from curation.review.sets import read_item, read_set
+    from curation.ui.version_reports import agreement
 
     drawn, rater = found(lambda: read_set(store(), recipe, version, name)), user.get_name()
     item, state = next_item(store(), drawn, rater), progress(store(), drawn)
-    shown = None if item is None else found(lambda: read_item(store(), drawn, item))
-    told = summary(report(drawn, read_ratings(store(), drawn))) if state["complete"] else ""
-    return answered(
-        "review", recipe=recipe, version=version, here=f"{ROOT}/versions/{recipe}/{version}", name=name, item=item,
-        shown=shown, state=state, rater=rater, dimensions=DIMENSIONS, agreement=told,
+    sample = None if item is None else found(lambda: read_item(store(), drawn, item))
+    told = agreement(store(), drawn) if state["ratings"] else None
+    return shown(
+        "review", recipe, version, name=name, item=item, shown=sample, state=state, rater=rater, dimensions=DIMENSIONS,
+        counted=told,
     )  # fmt: skip
 
 
@@ -178,10 +147,10 @@ def review(recipe: Name, version: Name, name: Name, user: GetUserDep) -> HTMLRes
 def review_picture(recipe: Name, version: Name, name: Name, number: Number) -> Response:
     """The picture of an item."""
     from curation.review.sets import read_item, read_set
-    from curation.ui.pages import HEADERS
+    from curation.ui.pages import PICTURE_HEADERS
 
-    shown = found(lambda: read_item(store(), read_set(store(), recipe, version, name), number))
-    return Response(shown.picture, media_type=shown.media_type, headers=HEADERS)
+    item = found(lambda: read_item(store(), read_set(store(), recipe, version, name), number))
+    return Response(item.picture, media_type=item.media_type, headers=PICTURE_HEADERS)
 
 
 @app.post(
@@ -193,11 +162,9 @@ async def rated(recipe: Name, version: Name, name: Name, user: GetUserDep, reque
     from curation.errors import ConfigError
     from curation.review.ratings import NAMES, rate
     from curation.review.sets import read_set
+    from curation.ui.pages import address
 
-    body = await request.body()
-    if len(body) > 1 << 16:
-        raise HTTPException(413, "a rating is short")
-    form = {key: values[-1] for key, values in parse_qs(body.decode("utf-8", "replace")).items()}
+    form = await form_of(request)
     drawn = found(lambda: read_set(store(), recipe, version, name))
     given = {dimension: int(form[dimension]) if form.get(dimension, "").isdecimal() else None for dimension in NAMES}
     if not any(given.values()):
@@ -207,7 +174,39 @@ async def rated(recipe: Name, version: Name, name: Name, user: GetUserDep, reque
         rate(store(), drawn, {"rater": user.get_name(), "item": item, "comment": form.get("comment", ""), **given})
     except (ValueError, ConfigError) as err:
         raise HTTPException(400, str(err)) from err
-    return RedirectResponse(f"{ROOT}/versions/{recipe}/{version}/review/{name}", status_code=303)
+    return RedirectResponse(address("versions", recipe, version, "review", name), status_code=303)
+
+
+@app.get("/takedown", response_class=HTMLResponse)
+def takedown(run: Annotated[str, Query(max_length=200)] = "") -> HTMLResponse:
+    """Ask for what is to be taken down."""
+    from curation.ui.takedowns import KINDS, receipts
+
+    return answered("takedown", kinds=KINDS, run=run, receipts=receipts(store()))
+
+
+@app.post(
+    "/takedown",
+    dependencies=[
+        Depends(requires_access_dag(method="POST", access_entity=DagAccessEntity.RUN, param_dag_id="takedown")),
+        Depends(from_our_own_page),
+    ],
+)
+async def file_takedown(user: GetUserDep, request: Request) -> RedirectResponse:
+    """Start the DAG: it counts what would go, and waits for a person's yes."""
+    from curation_trigger import trigger
+    from starlette.concurrency import run_in_threadpool
+
+    from curation.errors import ConfigError
+    from curation.ui.pages import address
+    from curation.ui.takedowns import request_of
+
+    try:
+        conf = request_of(await form_of(request))
+    except ConfigError as err:
+        raise HTTPException(400, str(err)) from err
+    run = await run_in_threadpool(trigger, "takedown", conf, user.get_name())
+    return RedirectResponse(f"{address('takedown')}?{urlencode({'run': run})}", status_code=303)
 
 
 class CurationPages(AirflowPlugin):

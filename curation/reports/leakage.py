@@ -81,6 +81,7 @@ def render_leakage(data: dict[str, Any]) -> str:
 
 def _hit(store: Store, recipe: Recipe, dump: str, shard: int) -> Iterator[dict[str, Any]]:
     columns = ["leak_kind", "leak_set", "leak_item", "leak_distance", "url", "text"]
+    columns += ["safety_tag"] * (recipe.stage("safety") is not None)
     for batch in read_outcomes(store, recipe, dump, shard, columns):
         for row in batch.filter(pc.is_valid(batch.column("leak_kind"))).to_pylist():
             named = {name.removeprefix("leak_"): value for name, value in row.items()}

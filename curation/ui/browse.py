@@ -1,31 +1,31 @@
-"""Samples of a published version, a page at a time: what is read is bounded, however large the version is."""
+"""Samples a page at a time: what is read is bounded, however large the version or the dump is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curation.errors import BadShardError, ConfigError
-from curation.publish.export import kind_of
+from curation.errors import ConfigError
 from curation.publish.parts import plans
 from curation.publish.release import held_by
-from curation.publish.tars import read_sample
 from curation.publish.verify import read_manifest
 from curation.publish.version import latest
 from curation.store import Store
+from curation.ui.counting import Counted
+from curation.ui.sources import BURIED, MEASURES, SHOWN, Source, null_safe
+from curation.verdicts import Verdict
 
 PAGE = 24
-_SCANNED = 1 << 17  # rows looked through for a page: with a filter that few meet, the next link goes on from there
-_BATCH_ROWS = 1 << 14
-_SHOWN = ("sample_id", "key", "url", "page_url", "text", "caption", "language", "similarity", "aesthetic", "safety_tag")
-_MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+_SCANNED = 1 << 16  # rows looked through for a page: with a filter that few meet, the next link goes on from there
+_SORTED = 100 * PAGE  # places that a sorted list holds
 
 
 class Place(NamedTuple):
-    """Where a page begins: number of the part in the manifest, row in its metadata table."""
+    """Where a page begins: number of the part in the manifest, or of the shard among those done; row in its table."""
 
     part: int = 0
     row: int = 0
@@ -41,6 +41,7 @@ class Filter(NamedTuple):
     language: str = ""
     at_least: float | None = None  # similarity
     below: float | None = None
+    reason: str = ""  # of a dump: kept, dropped, or a name of verdicts.py
 
 
 class Listed(NamedTuple):
@@ -70,24 +71,18 @@ def versions(store: Store) -> list[Listed]:
     return sorted(found, key=lambda one: (one.created_at, one.version), reverse=True)
 
 
-def page(
-    store: Store, manifest: Mapping[str, Any], start: Place, wanted: Filter, n: int = PAGE
-) -> tuple[list[dict[str, Any]], Place | None]:
+def page(source: Source, start: Place, wanted: Filter, n: int = PAGE) -> tuple[list[dict[str, Any]], Place | None]:
     """Rows from a place on that meet the filter, and where the next page begins; None: there is no more.
 
-    Each row is plain data of the columns that a browser shows, with `part`, its number in the manifest.
+    Each row is plain data of the columns that a browser shows, with `part`, its number in the source.
     raises   ConfigError for a version without metadata tables
     """
     rows: list[dict[str, Any]] = []
     scanned, (part, offset) = 0, start
-    parts = manifest["parts"]
-    while part < len(parts):
-        files = {kind_of(key): key for key in parts[part]["files"]}
-        if parts[part]["samples"] and "metadata" not in files:
-            raise ConfigError(f"{manifest['version']} is published without metadata tables: set publish.parquet")
-        for at, batch in _batches(store, files.get("metadata"), offset):
-            for row in pc.indices_nonzero(_met(batch, wanted)).to_pylist():
-                rows.append({**batch.slice(row, 1).to_pylist()[0], "part": part})
+    while part < source.n_parts:
+        for at, batch in source.batches(part, offset, SHOWN):
+            for row in pc.indices_nonzero(met(batch, wanted)).to_pylist():
+                rows.append(shown(batch.slice(row, 1).to_pylist()[0]) | {"part": part})
                 if len(rows) == n:
                     return rows, Place(part, at + row + 1)
             scanned += batch.num_rows
@@ -97,58 +92,62 @@ def page(
     return rows, None
 
 
-def picture(store: Store, manifest: Mapping[str, Any], part: int, key: str) -> tuple[bytes, str]:
-    """A sample's picture and its media type. Raises ConfigError for a part or key that the version does not have."""
-    parts = manifest["parts"]
-    tar = next((name for name in parts[part]["files"] if name.endswith(".tar")), "") if part < len(parts) else ""
-    if not tar:
-        raise ConfigError(f"part {part} of {manifest['version']} has no pictures")
-    try:
-        with store.open_stream(tar) as stream:
-            files = read_sample(stream, key)
-    except FileNotFoundError as err:
-        raise BadShardError(f"{tar} is missing: run curation verify") from err
-    except KeyError:
-        raise ConfigError(f"sample {key!r} is not in {manifest['version']}") from None
-    suffix = next((suffix for suffix in _MEDIA_TYPES if suffix in files), None)
-    if suffix is None:
-        raise BadShardError(f"{tar}: sample {key} has no picture")
-    return files[suffix], _MEDIA_TYPES[suffix]
+def sort(source: Source, column: str, *, ascending: bool, wanted: Filter) -> Iterator[Counted]:
+    """The first rows of a source by a measure, as far as its parts are read: lists of plain rows, 100 pages at most."""
+    if column not in MEASURES:
+        raise ConfigError(f"sort by {column}: choose one of {', '.join(MEASURES)}")
+    best: pa.Table | None = None
+    order = [(column, "ascending" if ascending else "descending"), ("sample_id", "ascending")]
+    for part in range(source.n_parts):
+        for _, batch in source.batches(part, 0, SHOWN):
+            if column not in batch.schema.names:
+                yield Counted([], source.n_parts, source.n_parts)
+                return
+            chosen = batch.filter(pc.and_(met(batch, wanted), _finite(batch[column])))
+            placed = chosen.append_column("part", pa.array(np.full(chosen.num_rows, part, np.int32)))
+            both = pa.Table.from_batches([placed]) if best is None else pa.concat_tables([best, _table(placed)])
+            best = both.take(pc.sort_indices(both, sort_keys=order)[:_SORTED])
+        yield Counted(
+            [shown(row) | {"part": row["part"]} for row in best.to_pylist()] if best else [], part + 1, source.n_parts
+        )
+    if not source.n_parts:
+        yield Counted([], 0, 0)
 
 
-def _batches(store: Store, key: str | None, offset: int) -> Any:
-    """Batches of a table from a row on, each with the number of its first row; row groups before are not read."""
-    if key is None:
-        return
-    with store.open_parquet(key) as table:
-        columns = [name for name in _SHOWN if name in table.schema_arrow.names]
-        first = 0
-        for group in range(table.metadata.num_row_groups):
-            n = table.metadata.row_group(group).num_rows
-            if first + n > offset:
-                at = first
-                for batch in table.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], columns=columns):
-                    if at + batch.num_rows > offset:
-                        skip = max(0, offset - at)
-                        yield at + skip, batch.slice(skip)
-                    at += batch.num_rows
-            first += n
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, or of one that was taken down no more than that."""
+    if row.get("reason") != Verdict.TOMBSTONE:
+        return row
+    return BURIED | {name: row[name] for name in ("sample_id", "reason", "row")}
 
 
-def _met(batch: pa.RecordBatch, wanted: Filter) -> pa.BooleanArray:
-    met = pa.array([True] * batch.num_rows)
+def met(batch: pa.RecordBatch, wanted: Filter) -> pa.BooleanArray:
+    """Which rows of a batch meet the filter: bool (n,), no nulls."""
+    found = pa.array([True] * batch.num_rows, pa.bool_())
     names = batch.schema.names
+    if wanted.reason and "reason" in names:
+        kept = pc.is_null(batch["reason"])
+        special = {"kept": kept, "dropped": pc.invert(kept)}
+        found = special.get(wanted.reason, null_safe(pc.equal(batch["reason"], wanted.reason)))
     if wanted.text:
         texts = [name for name in ("text", "caption", "url") if name in names]
-        hits = [pc.fill_null(pc.match_substring(batch[name], wanted.text, ignore_case=True), False) for name in texts]
-        found = hits[0]
+        hits = [null_safe(pc.match_substring(batch[name], wanted.text, ignore_case=True)) for name in texts]
+        any_of = hits[0]
         for more in hits[1:]:
-            found = pc.or_(found, more)
-        met = pc.and_(met, found)
+            any_of = pc.or_(any_of, more)
+        found = pc.and_(found, any_of)
     if wanted.language and "language" in names:
-        met = pc.and_(met, pc.fill_null(pc.equal(batch["language"], wanted.language), False))
+        found = pc.and_(found, null_safe(pc.equal(batch["language"], wanted.language)))
     if wanted.at_least is not None and "similarity" in names:
-        met = pc.and_(met, pc.fill_null(pc.greater_equal(batch["similarity"], wanted.at_least), False))
+        found = pc.and_(found, null_safe(pc.greater_equal(batch["similarity"], wanted.at_least)))
     if wanted.below is not None and "similarity" in names:
-        met = pc.and_(met, pc.fill_null(pc.less(batch["similarity"], wanted.below), False))
-    return met
+        found = pc.and_(found, null_safe(pc.less(batch["similarity"], wanted.below)))
+    return found
+
+
+def _finite(values: pa.Array) -> pa.Array:
+    return null_safe(pc.is_finite(values))
+
+
+def _table(batch: pa.RecordBatch) -> pa.Table:
+    return pa.Table.from_batches([batch])
