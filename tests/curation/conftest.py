@@ -1,5 +1,6 @@
 """A tiny crawl on a real loopback web, for tests of everything that runs stages."""
 
+import contextlib
 import io
 import threading
 from collections.abc import Iterator
@@ -73,6 +74,13 @@ class World(NamedTuple):
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
+    with open_world(tmp_path) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def open_world(tmp_path: Path) -> Iterator[World]:
+    """A crawl of two shards, its web and an empty store."""
     handler = type("H", (Handler,), {"requests": [], "statuses": {}})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
