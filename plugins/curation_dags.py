@@ -11,7 +11,11 @@ from typing import Any
 from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryRule, get_current_context
 
 RECIPES = sorted(path.name.removesuffix(".yaml") for path in (files("curation") / "recipes").iterdir())
-HEALS = ["curation.errors.OutageError", "airflow.sdk.exceptions.AirflowTaskTimeout"]
+HEALS = [
+    "curation.errors.OutageError",
+    "airflow.sdk.exceptions.AirflowTaskTimeout",
+    "airflow.sdk.exceptions.AirflowRuntimeError",  # Airflow's own API did not answer the task
+]
 DEFAULT_ARGS = {
     "owner": "curation",
     "retries": 3,

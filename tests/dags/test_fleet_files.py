@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -23,10 +24,11 @@ SECRETS = re.compile(r"PASSWORD|SECRET|KEY")
 every_service = pytest.mark.parametrize("name", SERVICES)
 
 
-def in_airflow(script: str) -> Any:
+def in_airflow(script: str, **settings: str) -> Any:
     with tempfile.TemporaryDirectory() as home:
         command = [sys.executable, "-c", script]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AIRFLOW_HOME": home})
+        environment = {**os.environ, "AIRFLOW_HOME": home, **settings}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -72,14 +74,76 @@ def test_every_airflow_setting_exists() -> None:
     assert {key for key in used if key.removeprefix("AIRFLOW__") not in known} == set()
 
 
-def test_every_airflow_command_exists() -> None:
-    known = in_airflow(
+def test_every_airflow_command_parses_with_its_options() -> None:
+    lines = [[plain(part) for part in SERVICES[name]["command"]] for name in AIRFLOW if name != "init"]
+    script = plain(SERVICES["init"]["command"][0]).replace("\\\n", " ").replace("$DOWNLOAD_SLOTS", "16")
+    lines += [shlex.split(line)[1:] for line in script.splitlines()]
+    checks = [SERVICES[name]["healthcheck"]["test"][1:] for name in AIRFLOW if name != "init"]
+    lines += [check[1:] for check in checks if check[0] == "airflow"]
+    assert len(lines) == 13
+    manager = SERVICES["init"]["environment"]["AIRFLOW__CORE__AUTH_MANAGER"]
+    assert in_airflow(
         "import json\n"
         "from airflow.cli.cli_parser import get_parser\n"
-        "actions = get_parser()._subparsers._group_actions[0].choices\n"
-        "print(json.dumps(sorted(actions)))"
+        f"for line in {lines!r}:\n"
+        "    get_parser().parse_args(line)\n"
+        "from airflow.providers.celery.executors.celery_executor import app\n"  # what the workers' health check asks
+        "print(json.dumps(app.main is not None))",
+        AIRFLOW__CORE__AUTH_MANAGER=manager,
+        AIRFLOW__CORE__EXECUTOR="CeleryExecutor",
     )
-    assert {SERVICES[name]["command"][0] for name in AIRFLOW if name != "init"} <= set(known)
+
+
+def plain(text: str) -> str:
+    """With the defaults of variables, as compose hands it on."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text).replace("$$", "$")
+
+
+def test_health_checks_ask_for_what_there_is() -> None:
+    import airflow.api_fastapi
+
+    (asked,) = re.findall(r"127\.0\.0\.1:8080(/[\w/]+)", SERVICES["api-server"]["healthcheck"]["test"][-1])
+    described = Path(airflow.api_fastapi.__path__[0]) / "core_api" / "openapi" / "v2-rest-api-generated.yaml"
+    assert f"\n  {asked}:\n" in described.read_text()
+    for name in ("worker", "worker-gpu"):
+        app = "airflow.providers.celery.executors.celery_executor.app"
+        assert f"--app {app} inspect ping" in SERVICES[name]["healthcheck"]["test"][1]
+    runners = " ".join(path.read_text() for path in (Path(airflow.__path__[0]) / "jobs").glob("*_job_runner.py"))
+    for name in ("scheduler", "dag-processor", "triggerer"):
+        assert f'job_type = "{SERVICES[name]["healthcheck"]["test"][5]}"' in runners
+
+
+def test_every_setting_of_ours_is_read_by_the_code() -> None:
+    source = "".join(path.read_text() for folder in ("curation", "plugins") for path in (ROOT / folder).rglob("*.py"))
+    used = {key for name in AIRFLOW for key in SERVICES[name]["environment"] if key.startswith("CURATION_")}
+    assert used
+    assert {key for key in used if f'"{key}"' not in source} == set()
+
+
+def test_every_variable_has_a_default_or_a_line_in_the_example() -> None:
+    example = (ROOT / "fleet.env.example").read_text()
+    named = set(re.findall(r"^#?([A-Z0-9_]+)=", example, re.MULTILINE))
+    text = (ROOT / "docker-compose.yaml").read_text()
+    asked = dict(re.findall(r"(?<!\$)\$\{(\w+):([-?])", text))
+    assert {name for name, kind in asked.items() if kind == "?"} <= named
+    assert named <= set(asked), "nobody reads it"
+
+
+def test_services_name_services_volumes_and_databases_that_there_are() -> None:
+    for name, service in SERVICES.items():
+        assert set(service.get("depends_on", {})) <= set(SERVICES), name
+        for volume in service.get("volumes", []):
+            assert volume.partition(":")[0] in FLEET["volumes"], (name, volume)
+    settings = SERVICES["scheduler"]["environment"]
+    for key in (
+        "AIRFLOW__CELERY__BROKER_URL",
+        "AIRFLOW__CELERY__RESULT_BACKEND",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+    ):
+        host = re.split(r"[:/]", settings[key].rpartition("@")[2])[0]
+        assert host in SERVICES, key
+        # without a driver in its name SQLAlchemy takes another one than Airflow's
+        assert "postgresql" not in settings[key] or "postgresql+psycopg2://" in settings[key], key
 
 
 def test_a_worker_listens_on_every_queue_and_init_makes_every_pool() -> None:

@@ -123,6 +123,28 @@ def test_every_task_has_a_timeout_and_retries_only_what_heals(name: str) -> None
         assert settings["backoff"], task
 
 
+def test_what_heals_is_retried_and_a_wrong_setting_is_not(tmp_path: Path) -> None:
+    script = """
+from airflow.sdk.exceptions import AirflowRuntimeError, AirflowTaskTimeout, ErrorType
+from airflow.sdk.execution_time.comms import ErrorResponse
+from curation.errors import BadShardError, ConfigError, OutageError
+from curation_dags import DEFAULT_ARGS
+
+away = AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"message": "timed out"}))
+errors = [OutageError("s3"), AirflowTaskTimeout(), away, BadShardError("shard"), ConfigError("field")]
+found = [DEFAULT_ARGS["retry_policy"].evaluate(error, 1, 3).action.value for error in errors]
+print("\\n" + " ".join(found))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": f"{ROOT}:{ROOT / 'plugins'}"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1].split() == ["default", "default", "default", "fail", "fail"]
+
+
 @every_dag
 def test_somebody_is_told_of_a_run_that_fails_or_is_late(name: str) -> None:
     assert loaded()["dags"][name]["told"]
