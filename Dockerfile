@@ -13,16 +13,19 @@ RUN mkdir curation && printf '__version__ = "0"\n' > curation/__init__.py \
     && python3 -m venv /opt/venv \
     && pip install --no-cache-dir -c requirements.lock -e ".[airflow]" \
     && mkdir -p /opt/airflow/logs && chown -R curation /opt/airflow
-COPY curation curation
-COPY dags dags
-COPY plugins plugins
 ENV AIRFLOW__CORE__DAGS_FOLDER=/opt/curation/dags AIRFLOW__CORE__PLUGINS_FOLDER=/opt/curation/plugins
 ENTRYPOINT ["tini", "--", "airflow"]
 
 FROM base AS cpu
+COPY curation curation
+COPY dags dags
+COPY plugins plugins
 USER curation
 
 # the torch of the index is the CUDA build; the driver comes from the host through the container toolkit
 FROM base AS gpu
 RUN pip install --no-cache-dir -c requirements.lock -e ".[airflow,models,video]"
+COPY curation curation
+COPY dags dags
+COPY plugins plugins
 USER curation

@@ -3,7 +3,8 @@
 #
 #   scripts/start_s3_server.sh FOLDER     stays in the foreground; ends all it started on TERM, INT or exit
 #
-# Prints one line "ready http://127.0.0.1:PORT" once S3 answers; keys: testaccess / testsecretkey123.
+# Prints one line "ready http://127.0.0.1:PORT" once S3 answers; keys: testaccess / testsecretkey123, or AWS_ACCESS_KEY_ID
+# and AWS_SECRET_ACCESS_KEY where S3_PORT (and S3_HOST) say where it listens.
 # Needs: apt-get install --no-install-recommends radosgw ceph-mon ceph-osd ceph-common
 set -euo pipefail
 folder=$(realpath -m "${1:?folder for its files}")
@@ -29,6 +30,11 @@ import socket
 sockets = [socket.socket() for _ in range(3)]
 for s in sockets: s.bind(("127.0.0.1", 0))
 print(*(s.getsockname()[1] for s in sockets))')
+
+host=127.0.0.1 access_key=testaccess secret_key=testsecretkey123
+if [ -n "${S3_PORT:-}" ]; then
+    port=$S3_PORT host=${S3_HOST:-$host} access_key=$AWS_ACCESS_KEY_ID secret_key=$AWS_SECRET_ACCESS_KEY
+fi
 
 export CEPH_CONF=$folder/ceph.conf
 keyring=$folder/keyring
@@ -61,7 +67,7 @@ mon allow pool size one = true
 osd pool default pg num = 2
 osd pool default pgp num = 2
 osd pool default pg autoscale mode = off
-rgw frontends = beast endpoint=127.0.0.1:$port
+rgw frontends = beast endpoint=$host:$port
 rgw thread pool size = 16
 CONF
 
@@ -85,7 +91,7 @@ say ceph-osd -i 0 --mkfs
 say ceph osd crush add osd.0 1.0 root=default host=localhost
 start ceph-osd -f -i 0
 until_true osd_is_up
-say radosgw-admin user create --uid=test --display-name=test --access-key=testaccess --secret-key=testsecretkey123
+say radosgw-admin user create --uid=test --display-name=test --access-key="$access_key" --secret-key="$secret_key"
 start radosgw -f -n client.rgw.t
 until_true gateway_answers
 echo "ready http://127.0.0.1:$port"
