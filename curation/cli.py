@@ -19,6 +19,7 @@ from curation.cli_datasets import add_to
 from curation.cli_evalsets import add_evalsets_to
 from curation.cli_models import app as models
 from curation.cli_recipes import AsJson, RecipeOrFile, Settings, StoreRoot, parse_settings, recipes
+from curation.cli_training import add_training_to
 from curation.cli_video import video
 from curation.errors import ConfigError, CurationError
 
@@ -495,6 +496,7 @@ add_evalsets_to(app)
 app.command()(video)
 
 app.add_typer(recipes, name="recipes")
+add_training_to(captions)
 app.add_typer(captions, name="captions")
 app.add_typer(models, name="models")
 

@@ -30,7 +30,8 @@ BLOCKS = Asset(name="curated_blocks", uri="curation://blocks")
 VERSIONS = Asset(name="dataset_versions", uri="curation://versions")
 EVALSETS = Asset(name="evaluation_sets", uri="curation://evalsets")
 BLOCKLISTS = Asset(name="blocklists", uri="curation://blocklists")
-"""What one DAG makes and another waits for; an event's `extra` says which block, version, set or list it was."""
+MODELS = Asset(name="models", uri="curation://models")
+"""What one DAG makes and another waits for; an event's `extra` says which block, version, set, list or model it was."""
 
 
 def made(asset: Asset, **what: Any) -> None:
