@@ -48,19 +48,11 @@ def seed(
     from curation import dumps
     from curation.block import recipe_key
     from curation.captions.seed import make_seed_set
+    from curation.captions.teaching import parse_bars
     from curation.pipeline import saved_recipe
-    from curation.schema import COLUMNS
     from curation.store import Store
 
-    bars = {}
-    for bar in at_least or ["similarity=0.3"]:
-        column, _, value = bar.partition("=")
-        try:
-            bars[column] = float(value)
-        except ValueError:
-            raise ConfigError(f"--at-least {bar}: expected COLUMN=NUMBER, such as similarity=0.3") from None
-        if column not in COLUMNS:
-            raise ConfigError(f"--at-least {bar}: there is no column {column}")
+    bars = parse_bars(at_least or ["similarity=0.3"], "--at-least")
     root = Store(store)
     pinned = saved_recipe(root, recipe_key(root, dump, recipe))
     shards = range(len(dumps.archives_of(root, dump, pinned.stages.extract.archive)))

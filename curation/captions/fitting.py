@@ -229,6 +229,7 @@ def _trainer(
         save_steps=settings.save_every,
         save_total_limit=2,  # the newest may not be whole when a kill comes
         logging_steps=settings.log_every,
+        logging_first_step=True,
         logging_nan_inf_filter=False,
         dataloader_num_workers=settings.workers,
         dataloader_pin_memory=_on_gpu(settings),

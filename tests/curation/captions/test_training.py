@@ -20,13 +20,16 @@ pytest.importorskip("peft", reason="needs the extras: pip install curation[model
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from curation.captions import registry, training
 from curation.captions.fitting import Lora
 from curation.captions.records import Record, Records, read_folder, write_records
 from curation.captions.training import Examples, Job, Training, train, train_version
+from curation.cli import app
 from curation.errors import BadShardError, ConfigError, OutageError
 from curation.images.stored import decode_stored
+from curation.models import lite_blip
 from curation.models.captioner import load_captioner, open_captioner
 from curation.store import Store
 from tests.curation.models.tiny import SAVERS, save_tiny_blip
@@ -102,16 +105,17 @@ def test_the_prompt_the_picture_and_the_padding_are_not_learnt(family: str, tmp_
     torch.testing.assert_close(later[:1, : labels.shape[1] - 1], logits[:1, : labels.shape[1] - 1])
 
 
-def test_a_student_learns_and_becomes_a_version_that_captions(student: str, store: Store, tmp_path: Path) -> None:
+def test_a_student_learns_and_becomes_a_version_that_captions(
+    student: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CURATION_CACHE", str(tmp_path / "cache"))
     seed_set = registry.Data(kind="seed_set", name="first", version="ab", rows=9)
-    job = Job(
-        store=store.root, name="tiny", records=records(store).key, data=(seed_set,),
-        settings=settings(student, max_steps=40, save_every=40),
-    )  # fmt: skip
+    chosen, kept = settings(student, max_steps=40, save_every=40), records(store)
+    job = Job(store=store.root, name="tiny", records=kept.key, data=(seed_set,), settings=chosen)
     made = train_version(job, work=tmp_path / "work")
     assert made is not None
     assert made.metrics["last_loss"] < 0.3 * made.metrics["first_loss"]
-    assert [line["step"] for line in made.metrics["log"]] == list(range(2, 41, 2))
+    assert [line["step"] for line in made.metrics["log"]] == [1, *range(2, 41, 2)]
     assert made.metrics["captions"]["learnt"] == 12
     assert [one.kind for one in made.data] == ["records", "seed_set"]
     assert made.settings["learning_rate"] == 1e-2
@@ -120,6 +124,12 @@ def test_a_student_learns_and_becomes_a_version_that_captions(student: str, stor
     said = load_captioner(str(folder), device="cpu").caption([decode_stored(picture(n)) for n in (0, 1)], min_length=0)
     assert [text.removeprefix("[DEC] ") for text in said] == list(CAPTIONS)  # the tiny tokenizer keeps the start token
     assert train_version(job, work=tmp_path / "work") == made  # done before: nothing is trained again
+    # the command is the same job
+    asked = [f"--set={name}={value}" for name, value in chosen.model_dump(exclude_defaults=True).items()]
+    command = ["captions", "train", "other", "--records", kept.key, *asked, "--set=max_steps=1", "--store", store.root]
+    told = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert told.exit_code == 0, told.output
+    assert registry.read(store, "other", registry.versions(store, "other")[0]).metrics["steps"] == 1
 
 
 def test_killed_in_a_step_it_goes_on_and_ends_where_it_would_have(
@@ -240,6 +250,26 @@ def test_what_can_not_be_learnt_from_is_told(student: str, store: Store, tmp_pat
         Records(store, "captions/records/cut.arrow")
 
 
+@pytest.mark.shared
+def test_real_pictures_join_a_tower_and_a_decoder_that_never_met(store: Store, tmp_path: Path, shared: Path) -> None:
+    torch.manual_seed(0)
+    student = open_captioner("embedded", device="cpu")
+    fresh = lite_blip.LiteBlipVisionModel(student.model.config.vision_config)
+    fresh.tower.load_state_dict(student.model.vision_model.tower.state_dict())
+    student.model.vision_model = fresh
+    student.save(tmp_path / "student")
+    kept = write_records(store, read_folder(shared / "data" / "captions" / "flickr8k", split="train", most=16))
+    chosen = settings(str(tmp_path / "student"), batch_size=16, micro_batch=8, max_steps=8, learning_rate=2e-3,
+                      max_tokens=26, save_every=8)  # fmt: skip
+    trained = train(chosen, Records(store, kept.key), tmp_path / "work")
+    losses = [line["loss"] for line in trained.fitted.log]
+    assert losses[-1] < losses[0] - 0.3, losses
+    before, after = fresh.state_dict(), trained.captioner.model.vision_model.state_dict()
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert "grid_projection.weight" in changed
+    assert not [name for name in changed if name.startswith("tower.")]  # its batch norms included
+
+
 def test_a_folder_of_captioned_pictures_is_read(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(picture(0))
@@ -247,6 +277,9 @@ def test_a_folder_of_captioned_pictures_is_read(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert list(read_folder(tmp_path, split="dev")) == [Record("a.png", picture(0), ("snow",), "IMG_1")]
     assert [record.captions for record in read_folder(tmp_path)] == [("snow",), ("x",)]
+    asked = ["captions", "records", str(tmp_path), "--split", "dev", "--store", str(tmp_path / "store"), "--json"]
+    told = json.loads(CliRunner().invoke(app, asked, catch_exceptions=False).stdout)
+    assert Records(Store(tmp_path / "store"), told["key"])[0] == Record("a.png", picture(0), ("snow",), "IMG_1")
     for line in ('{"image": "../captions.jsonl", "en": []}', '{"image": "b.png", "en": []}', "[]", "{"):
         (tmp_path / "captions.jsonl").write_text(line)
         with pytest.raises(ConfigError, match="line 1"):
