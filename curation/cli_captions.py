@@ -224,6 +224,54 @@ def cost(
         )
 
 
+@app.command("train-matcher")
+def train_matcher(
+    name: Annotated[str, typer.Argument(help="Of the filter in the registry.")],
+    records: Annotated[str, typer.Argument(help="Key of the records with captions by people to learn from.")],
+    held_out: Annotated[str, typer.Option(help="Key of the records that it is measured on.")],
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="matcher, epochs, learning_rate, ...")
+    ] = None,
+    captioner: Annotated[str, typer.Option(help="Whose captions it shall judge: no weights in common.")] = "",
+    margin: Annotated[float | None, typer.Option(min=0, help="Least gain in ITM AUC for a promotion.")] = None,
+    by: Annotated[str, typer.Option(help="Who does it; it stays in the history.")] = "curation captions train-matcher",
+    store: Annotated[str, typer.Option(envvar="CURATION_STORE", help="Folder or s3://bucket/prefix.")] = "var/store",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts, on stdout.")] = False,
+) -> None:
+    """Train CapFilt's filter on captions by people, measure it on held-out ones, promote it where it is better.
+
+    * `curation captions train-matcher filter captions/records/0123456789abcdef.arrow --held-out captions/records/...`
+    """
+    from pydantic import ValidationError
+
+    from curation.captions import registry
+    from curation.captions.matching import Job, Matching, evaluate_version, train_version
+    from curation.captions.records import Records
+    from curation.store import Store
+
+    root = Store(store)
+    try:
+        settings = Matching.model_validate(dict(one.split("=", 1) for one in setting or []))
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        raise ConfigError(f"--set {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except ValueError:
+        raise ConfigError("--set: expected NAME=VALUE, such as epochs=2") from None
+    measured_on = Records(root, held_out)
+    if measured_on.digest == Records(root, records).digest:
+        raise ConfigError("--held-out: these are the records that it learns from")
+    made = train_version(Job(store=root.root, name=name, records=records, settings=settings), captioner=captioner)
+    found = evaluate_version(root, name, made.version, measured_on, device=settings.device)
+    verdict = registry.judge(root, name, made.version, margin=margin, held_out=measured_on.digest)
+    if verdict.better:
+        registry.promote(root, name, made.version, margin=margin, held_out=measured_on.digest, by=by)
+    told = {"name": name, "version": made.version, "metrics": found.metrics, "beside": found.beside}
+    if as_json:
+        typer.echo(json.dumps(told | {"promoted": verdict.better, "reason": verdict.reason}))
+    else:
+        out.print(Text(f"{name}@{made.version}, {'promoted' if verdict.better else 'not promoted'}: {verdict.reason}"))
+
+
 def _endpoint(address: str, settings: list[str] | None, **options: Any) -> Endpoint:
     from pydantic import ValidationError
 

@@ -99,7 +99,11 @@ class Fitted:
         """What the registry keeps of it."""
         losses = [line["loss"] for line in self.log]
         told = {name: value for name, value in vars(self).items() if name not in ("model", "log", "main")}
-        return told | {"first_loss": losses[0], "last_loss": losses[-1], "log": self.log}
+        return told | {
+            "first_loss": losses[0] if losses else None,
+            "last_loss": losses[-1] if losses else None,
+            "log": self.log,
+        }
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,23 +52,32 @@ class Matcher:
         scores = np.empty(len(images), np.float32)
         for start in range(0, len(images), BATCH):
             part = slice(start, start + BATCH)
-            tokens = self._tokenizer(
-                list(texts[part]), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
-            ).to(self._device)
+            inputs = {name: value.to(self._device) for name, value in self.inputs(images[part], texts[part]).items()}
             with torch.inference_mode():
-                logits = self.model(
-                    input_ids=tokens.input_ids,
-                    attention_mask=tokens.attention_mask,
-                    pixel_values=pixel_values(self._image_processor, images[part]).to(self._device),
-                    use_itm_head=True,
-                ).itm_score
+                logits = self.model(**inputs, use_itm_head=True).itm_score
             scores[part] = logits.float().softmax(dim=-1)[:, 1].cpu().numpy()
         return scores
 
+    def inputs(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Arguments of the model's forward, on the CPU: input_ids, attention_mask (n, length), pixel_values."""
+        tokens = self._tokenizer(
+            list(texts), padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        )  # fmt: skip
+        pixels = pixel_values(self._image_processor, images)
+        return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, "pixel_values": pixels}
 
-@lru_cache(maxsize=4)  # one copy a process, however many shards it takes
-def load_matcher(name: str = "embedded", *, device: str = "auto") -> Matcher:
-    """Load a matcher of the BLIP family (Salesforce/blip-itm-*): a local folder, a hub name, or "embedded".
+    def save(self, folder: Path) -> None:
+        """Write the model with tokenizer and image processor, as load_matcher reads them."""
+        self.model.save_pretrained(folder)
+        if (backend := getattr(self._tokenizer, "backend_tokenizer", None)) is not None:
+            backend.no_padding()  # it remembers its last use: the same model would be other files
+            backend.no_truncation()
+        self._tokenizer.save_pretrained(folder)
+        self._image_processor.save_pretrained(folder)
+
+
+def open_matcher(name: str = "embedded", *, device: str = "auto") -> Matcher:
+    """Read a matcher of the BLIP family (Salesforce/blip-itm-*): a local folder, a hub name, or "embedded".
 
     device   "auto" is the first GPU, else the CPU; or any name torch knows. Weights are float32 everywhere
     raises   ConfigError if the name leads to no model, or to one without an ITM head or its weights
@@ -93,6 +103,10 @@ def load_matcher(name: str = "embedded", *, device: str = "auto") -> Matcher:
     where = torch_device(device)
     identity = assemble.identity("matcher") if name == "embedded" else weights_identity(name, model)
     return Matcher(identity, model.eval().to(where), image_processor, tokenizer, where)
+
+
+load_matcher = lru_cache(maxsize=4)(open_matcher)
+"""As open_matcher, but one copy a process, however many shards it takes; do not train it."""
 
 
 @dataclass
