@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 
 Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=128)]
 Number = Annotated[int, Path(ge=0, le=1 << 31)]
-Similarity = Annotated[str, Query(pattern=r"^$|^-?\d{0,2}(\.\d{1,6})?$", max_length=10)]
+Similarity = Annotated[str, Query(pattern=r"^$|^-?(\d{1,2}(\.\d{0,20})?|\.\d{1,20})(e-\d{1,2})?$", max_length=32)]
 _FORM_BYTES = 1 << 16
 
 

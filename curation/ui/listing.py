@@ -21,7 +21,7 @@ class Listing(NamedTuple):
 
 def asked(text: str, language: str, at_least: str, below: str, reason: str = "") -> Filter:
     """The filter that a form's fields ask for."""
-    low, high = (float(bound) if bound.strip("-.") else None for bound in (at_least, below))
+    low, high = (float(bound) if bound else None for bound in (at_least, below))
     return Filter(plain(text).strip(), plain(language).strip(), low, high, reason)
 
 
