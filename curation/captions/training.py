@@ -217,8 +217,8 @@ def run_job(job: Job, processes: int = 1) -> registry.Manifest:
     with tempfile.TemporaryDirectory() as folder:
         asked, answer = Path(folder) / "job.json", Path(folder) / "made.json"
         asked.write_text(job.model_dump_json())
-        place = ["--cpu"] if job.settings.device == "cpu" else ["--multi_gpu"]
-        command = [sys.executable, "-m", "accelerate.commands.launch", *place, "--num_processes", str(processes)]
+        # on a CPU too: its launcher is torchrun's, and the one for CPUs would need MPI
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
         command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--max_restarts", "5"]
         command += ["-m", __name__, str(asked), str(answer)]
         subprocess.run(command, check=True)
