@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation import tombstones
 from curation.errors import BadShardError, ConfigError
 from curation.evalsets import thumbnail
 from curation.images.decode import Undecodable
@@ -21,6 +22,7 @@ from curation.receipt import table_key
 from curation.recipe import Recipe
 from curation.runner import read_outcomes
 from curation.store import Store
+from curation.tombstones import Matcher
 
 KINDS = ("sha256", "phash", "embedding", "text")
 _EXAMPLES = 6  # of each set and kind: the farthest, where a threshold that is too loose shows first
@@ -48,11 +50,12 @@ def leakage_report(store: Store, recipe: Recipe, dump: str, shards: Sequence[int
     stage = recipe.stages.leakage
     if stage is None or not stage.evalsets:
         raise ConfigError(f"recipe {recipe.name} compares with no evaluation set: name them in stages.leakage.evalsets")
+    buried = tombstones.read(store, tombstones.keys(store))
     hits: dict[tuple[str, str], _Hits] = {}
     done, measured = [], 0
     for shard in shards:
         try:
-            for row in _hit(store, recipe, dump, shard):
+            for row in _hit(store, recipe, dump, shard, buried):
                 _count(hits.setdefault((row["set"], row["kind"]), _Hits()), row)
         except BadShardError:  # not done yet
             continue
@@ -79,20 +82,24 @@ def render_leakage(data: dict[str, Any]) -> str:
     return environment.from_string((resources.files("curation") / "reports" / "leakage.html").read_text()).render(data)
 
 
-def _hit(store: Store, recipe: Recipe, dump: str, shard: int) -> Iterator[dict[str, Any]]:
+def _hit(store: Store, recipe: Recipe, dump: str, shard: int, buried: Matcher) -> Iterator[dict[str, Any]]:
+    written = {name for stage in recipe.stage_names if (one := recipe.stage(stage)) for name in one.produces.names}
     columns = ["leak_kind", "leak_set", "leak_item", "leak_distance", "url", "text"]
-    columns += ["safety_tag"] * (recipe.stage("safety") is not None)
-    for batch in read_outcomes(store, recipe, dump, shard, columns):
-        for row in batch.filter(pc.is_valid(batch.column("leak_kind"))).to_pylist():
+    columns += [name for name in ("safety_tag", *buried.columns) if name in written]
+    for batch in read_outcomes(store, recipe, dump, shard, list(dict.fromkeys(columns))):
+        found = batch.filter(pc.is_valid(batch.column("leak_kind")))
+        taken_down = buried.matches(found).tolist() if buried else [False] * found.num_rows
+        for row, hidden in zip(found.to_pylist(), taken_down, strict=True):
             named = {name.removeprefix("leak_"): value for name, value in row.items()}
-            yield named | {"shard": shard, "text": (row["text"] or "")[:_TEXT_CHARS]}
+            yield named | {"shard": shard, "text": (row["text"] or "")[:_TEXT_CHARS], "hidden": hidden}
 
 
 def _count(hits: _Hits, row: dict[str, Any]) -> None:
     hits.samples += 1
     hits.kept += row["reason"] is None
     hits.items.add(row["item"])
-    hits.examples.append(row)
+    if not row["hidden"]:  # what was taken down is counted and not shown
+        hits.examples.append(row)
     if len(hits.examples) > _EXAMPLES:
         hits.examples.sort(key=lambda one: (-one["distance"], one["sample_id"]))
         hits.examples.pop()

@@ -173,7 +173,7 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def logged_in(browser: Any, world: World, user: str, **context: Any) -> Any:
-    page = browser.new_context(viewport={"width": 1300, "height": 900}, **context).new_page()
+    page = browser.new_context(**{"viewport": {"width": 1300, "height": 900}, **context}).new_page()
     page.set_default_timeout(1000 * LIMIT_S)
     page.goto(f"{world.server.url}/auth/login")
     page.fill("input[name=username]", user)
@@ -237,6 +237,13 @@ def test_every_page_shows_the_block(world: World, browser: Any, shots: Path) -> 
         looked_at(page, place, has)
         page.wait_for_load_state("networkidle")
         page.screenshot(path=shots / f"{re.sub(r'[^a-z]+', '-', place.partition('/curation/')[2])}.png", full_page=True)
+    slider = page.locator("input[type=range]")
+    looked_at(page, f"{dump}/threshold", "measured samples")
+    slider.focus()
+    with page.expect_navigation(wait_until="load"):
+        slider.press("End")
+    assert re.search(r"line=0\.\d{4}$", page.url), page.url
+    assert page.locator("main p strong").first.inner_text() == "0.0%", "the line is beyond every sample"
     looked_at(page, f"{version}/samples?text=red+boat", "red boat")
     page.wait_for_load_state("networkidle")
     assert page.title().startswith("samples"), "an alt text ran"
@@ -244,6 +251,13 @@ def test_every_page_shows_the_block(world: World, browser: Any, shots: Path) -> 
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
     assert told == []
     page.context.close()
+    phone = logged_in(browser, world, "viewer", color_scheme="dark", viewport={"width": 390, "height": 844})
+    for place, has in {f"{pages}/": "Cost so far", dump: "samples kept", f"{version}/samples": "quiet scene"}.items():
+        looked_at(phone, place, has)
+        phone.wait_for_load_state("networkidle")
+        name = re.sub(r"[^a-z]+", "-", place.partition("/curation/")[2]) or "overview"
+        phone.screenshot(path=shots / f"phone-{name}.png", full_page=True)
+    phone.context.close()
 
 
 def test_ten_samples_are_reviewed_by_keyboard(world: World, browser: Any, shots: Path) -> None:

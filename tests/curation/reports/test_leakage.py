@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from curation import tombstones
 from curation.errors import ConfigError
 from curation.evalsets import index_evalset
 from curation.reports.leakage import leakage_report, render_leakage
+from curation.tombstones import targets_of
 from tests.curation.conftest import PICTURES, World
 
 
@@ -55,6 +57,13 @@ def test_items_hit_and_examples_side_by_side(world: World, tmp_path: Path) -> No
     assert by_bytes["picture"] in page
     assert by_bytes["item_picture"] in page
     assert "&lt;b&gt;Whose eyes" in page
+    tombstones.write(world.store, targets_of([("url", "http://host0.test/cat.jpg")]), "", "")
+    (after,) = leakage_report(world.store, recipe, "crawl", shards)["sets"]
+    assert after["kinds"] == found["kinds"]
+    assert [one["url"] for one in after["examples"]] == [
+        one["url"] for one in found["examples"] if one["url"] != "http://host0.test/cat.jpg"
+    ]
+    assert len(after["examples"]) == 3
 
 
 def test_what_is_flagged_only_is_told_as_kept_and_few_examples_are_shown(

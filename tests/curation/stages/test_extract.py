@@ -49,7 +49,7 @@ def extract(data: bytes, **settings: Any) -> tuple[list[dict[str, Any]], Counter
 def test_declared_columns() -> None:
     stage = Extract()
     assert stage.produces.names == [n for n, column in schema.COLUMNS.items() if column.producer == "extract"]
-    assert (stage.name, stage.version, stage.resource, len(stage.consumes)) == ("extract", 7, "cpu", 0)
+    assert (stage.name, stage.version, stage.resource, len(stage.consumes)) == ("extract", 8, "cpu", 0)
 
 
 def test_a_row_from_html() -> None:
@@ -87,6 +87,7 @@ def test_a_row_from_html() -> None:
             "annotated_item": None,
             "licence": None,
             "text_origin": "web",
+            "conversation": None,
         }
     ]
     assert 0.5 < confidence <= 1
