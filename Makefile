@@ -18,7 +18,7 @@ demo: venv
 		--source "$(SOURCE)" --shards "$(SHARDS)" --recipe "$(RECIPE)"
 
 test: venv
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(TESTS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 check: venv
 	@$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
