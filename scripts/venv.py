@@ -60,7 +60,7 @@ def install(wanted: str) -> int:
         make.append("--clear")
         if subprocess.run(make).returncode:
             return fail("python3 -m venv failed", "see above; on Debian and Ubuntu: apt-get install python3-venv")
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install"]
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--no-compile"]
     wish = ["-c", str(INPUTS[1]), "-e", f"{ROOT}[{EXTRAS}]"]
     if subprocess.run([*pip, *wish]).returncode:
         return fail("pip could not install everything", "see above; the next make goes on from here")
