@@ -65,11 +65,12 @@ def made_up(schema: pa.Schema, shard: int, rows: int) -> pa.RecordBatch:
         "min_side": rng.integers(50, 2000, rows).astype(np.int32),
         "language": ["en"] * rows,
     }
+    empty = {"verdict", "fault", "consent", "final_url", "exif", "conversation"}
     arrays = []
     for field in schema:
         if field.name in columns:
             arrays.append(pa.array(columns[field.name], field.type))
-        elif field.name in ("verdict", "fault", "consent", "final_url", "exif", "conversation") or pa.types.is_nested(field.type):
+        elif field.name in empty or pa.types.is_nested(field.type):
             arrays.append(pa.nulls(rows, field.type))
         elif pa.types.is_string(field.type):
             arrays.append(pa.array(["ok"] * rows, field.type))
