@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +28,10 @@ DEFAULT_STORE = "var/store"
 
 
 def records(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="captions.jsonl and images/.")],
+    folder: Annotated[
+        Path | None, typer.Argument(exists=True, file_okay=False, help="captions.jsonl and images/.")
+    ] = None,
+    taught: Annotated[str, typer.Option(help="In its place: captions of `curation captions ask`, by name.")] = "",
     split: Annotated[str, typer.Option(help="Take lines of this split alone.")] = "",
     language: Annotated[str, typer.Option(help="Which list of captions, where lines have several.")] = "en",
     most: Annotated[int | None, typer.Option(min=1, help="Stop after so many pictures.")] = None,
@@ -37,11 +41,20 @@ def records(
     """Take captioned pictures into the store, to learn from or to measure on; prints their key.
 
     * `curation captions records flickr8k --split dev`
+    * `curation captions records --taught first`
     """
+    from curation.captions.asking import taught_records
     from curation.captions.records import read_folder, write_records
     from curation.store import Store
 
-    made = write_records(Store(store), read_folder(folder, split=split, language=language, most=most))
+    root = Store(store)
+    if folder is not None and not taught:
+        found = read_folder(folder, split=split, language=language, most=most)
+    elif folder is None and taught:
+        found = islice(taught_records(root, taught), most)
+    else:
+        raise ConfigError("name either a folder or --taught")
+    made = write_records(root, found)
     if as_json:
         typer.echo(json.dumps(made._asdict()))
     else:

@@ -155,6 +155,15 @@ _DECLARED: dict[str, Column] = {
         "-1..1",
         _UNMEASURED,
     ),
+    "caption_grid": Column(
+        pa.string(), "caption", "columns x rows of the AnyRes tiles that the captioner saw", "", "one view"
+    ),
+    "caption_tokens_flat": Column(
+        pa.int32(), "caption", "visual tokens of all views: a view's, times 1 + tiles", "tokens", "one view"
+    ),
+    "caption_tokens_unpadded": Column(
+        pa.int32(), "caption", "visual tokens that the captioner read: unpadded, a newline a row", "tokens", "one view"
+    ),
     "itm_text": Column(
         pa.float32(), "caption", "match of the original text: ITM probability, or CLIP cosine", "0..1", _UNMEASURED
     ),

@@ -1,6 +1,6 @@
 """Ask a teacher about a seed set and keep its captions as a table: captions/taught/NAME.parquet.
 
-The table is what training reads. A row a picture that was described:
+`taught_records` gives them with their pictures, as training reads them. A row a picture that was described:
 
     dump, shard, sample_id     the picture: a kept sample of that shard's tables
     caption                    what the teacher wrote
@@ -25,10 +25,14 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from curation.block import recipe_key
 from curation.captions.answers import Answer, AnswerCache, Reason
 from curation.captions.batch import BatchClient
 from curation.captions.endpoint import Asker, Endpoint
+from curation.captions.records import Record
 from curation.errors import BadShardError, ConfigError
+from curation.pipeline import saved_recipe
+from curation.receipt import digest
 from curation.recipe import Recipe
 from curation.runner import read_kept
 from curation.store import Store
@@ -57,6 +61,11 @@ class SeedSet(NamedTuple):
 
     def __len__(self) -> int:
         return sum(map(len, self.ids.values()))
+
+    @property
+    def version(self) -> str:
+        """Digest of which samples they are."""
+        return digest(self.dump, *(f"{shard}={','.join(sorted(ids))}" for shard, ids in self.ids.items()))[:16]
 
 
 @dataclass(frozen=True)
@@ -112,8 +121,7 @@ def ask_seed_set(
     raises   ConfigError for a cap of money without prices, or an endpoint that refuses key or model; OutageError where
              it is down: answers until then are kept, the table is not written
     """
-    if endpoint.max_money is not None and not (endpoint.price_prompt or endpoint.price_completion):
-        raise ConfigError("max_money: without price_prompt and price_completion nothing counts as money")
+    require_prices(endpoint)
     asker = Asker(endpoint, AnswerCache(store))
     share = endpoint.batch_price if batch else 1.0
     same = {"model": endpoint.model, "prompt": hashlib.sha256(endpoint.text.encode()).hexdigest()[:16]}
@@ -145,6 +153,13 @@ def ask_seed_set(
     return made
 
 
+def require_prices(endpoint: Endpoint) -> None:
+    """Raises ConfigError for a cap of money that no price counts against."""
+    if endpoint.max_money is not None and not (endpoint.price_prompt or endpoint.price_completion):
+        raise ConfigError("max_money: without price_prompt and price_completion nothing counts as money; set them, or "
+                          "leave max_money empty for a teacher that costs none")  # fmt: skip
+
+
 def taught_key(name: str) -> str:
     """Where the table of a job stands."""
     return f"captions/taught/{name}.parquet"
@@ -161,6 +176,27 @@ def read_taught(store: Store, name: str) -> tuple[Taught, Endpoint]:
     return made, Endpoint.model_validate(settings["endpoint"])
 
 
+def taught_records(store: Store, name: str, recipe: Recipe | None = None) -> Iterator[Record]:
+    """What a job described: pictures with their captions and original texts, in the order of the shards.
+
+    recipe   pinned; left out: the one that the job ran under, as it last ran on the dump
+    raises   ConfigError where there is no job of that name
+    """
+    try:
+        with store.open_parquet(taught_key(name)) as table:
+            rows = table.read(columns=["dump", "shard", "sample_id", "caption"])
+            settings = json.loads(table.schema_arrow.metadata[b"curation.taught"])
+    except FileNotFoundError:
+        raise ConfigError(f"captions {name!r}: no {taught_key(name)} in {store.root}") from None
+    for shard in rows["shard"].unique().to_pylist():
+        part = rows.filter(pc.equal(rows["shard"], shard))
+        dump = part["dump"][0].as_py()
+        recipe = recipe or saved_recipe(store, recipe_key(store, dump, settings["recipe"]))
+        captions = dict(zip(part["sample_id"].to_pylist(), part["caption"].to_pylist(), strict=True))
+        for place, image, text in _pictures(store, recipe, SeedSet(dump, recipe.name, {shard: [*captions]})):
+            yield Record(place.sample_id, image, (captions[place.sample_id],), text)
+
+
 class _Place(NamedTuple):
     dump: str
     shard: int
@@ -173,7 +209,7 @@ def _answers(
     under_way: deque[tuple[_Place, str]] = deque()
 
     def pictures() -> Iterator[bytes]:
-        for place, picture in _pictures(store, recipe, seeds):
+        for place, picture, _ in _pictures(store, recipe, seeds):
             under_way.append((place, asker.endpoint.key(picture) if batch else ""))
             yield picture
 
@@ -185,13 +221,14 @@ def _answers(
         yield under_way.popleft()[0], answer
 
 
-def _pictures(store: Store, recipe: Recipe, seeds: SeedSet) -> Iterator[tuple[_Place, bytes]]:
+def _pictures(store: Store, recipe: Recipe, seeds: SeedSet) -> Iterator[tuple[_Place, bytes, str]]:
+    """Place, encoded picture and original text of the samples that are still kept."""
     for shard, ids in seeds.ids.items():
         wanted = pa.array(ids)
         try:
-            for rows in read_kept(store, recipe, seeds.dump, shard, ["image"]):
+            for rows in read_kept(store, recipe, seeds.dump, shard, ["image", "text"]):
                 chosen = rows.filter(pc.is_in(rows.column("sample_id"), value_set=wanted))
                 for row in chosen.to_pylist():
-                    yield _Place(seeds.dump, shard, row["sample_id"]), row["image"]
+                    yield _Place(seeds.dump, shard, row["sample_id"]), row["image"], row["text"]
         except BadShardError as err:
             log.warning("seed set: %s shard %05d is left out: %s", seeds.dump, shard, err)

@@ -30,6 +30,7 @@ from curation.captions.answers import FINAL, Answer, AnswerCache, GarbageError, 
 from curation.captions.pacing import Budget, Pace, backoff_s, retry_after_s
 from curation.captions.prompts import read_prompt
 from curation.errors import ConfigError, OutageError
+from curation.images.anyres import Layout
 from curation.store import Store, cache_folder
 
 log = logging.getLogger(__name__)
@@ -358,6 +359,10 @@ class EndpointCaptioner:
             if answer.text is None:
                 log.warning("%s: no caption: %s %s", self.identity, answer.reason, answer.detail[:200])
         return [" ".join((answer.text or "").split()) for answer in answers]
+
+    def layouts(self, images: Sequence[np.ndarray]) -> list[Layout | None]:
+        """None of each: how an endpoint looks at a picture is not told."""
+        return [None] * len(images)
 
     def _asker(self, endpoint: Endpoint) -> Asker:
         name = endpoint.model_dump_json()

@@ -7,129 +7,30 @@ it was. The DAG train_captioner runs plan, teach, learn, examine, promote as tas
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, ValidationError
 
 from curation import dumps
 from curation.block import recipe_key
 from curation.captions import registry
-from curation.captions.answers import Answer, AnswerCache
-from curation.captions.batch import BatchClient
+from curation.captions.asking import ask_seed_set, read_seed_set, require_prices, taught_records
 from curation.captions.endpoint import Asker, Endpoint
 from curation.captions.evaluation import Judges, Protocol, evaluate_version
-from curation.captions.records import Record, Records, RecordSet, write_records
+from curation.captions.records import Records, write_records
 from curation.captions.seed import make_seed_set
 from curation.captions.training import Job, Training, run_job
-from curation.errors import BadShardError, ConfigError
+from curation.errors import ConfigError
 from curation.pipeline import saved_recipe
-from curation.receipt import digest
-from curation.recipe import Recipe
-from curation.runner import read_kept
 from curation.schema import COLUMNS
 from curation.store import Store
 
 Settings = TypeVar("Settings", bound=BaseModel)
 log = logging.getLogger(__name__)
 _LOG_EVERY = 1000
-
-
-class Lesson(NamedTuple):
-    """Records of what the teacher described, and what came of every question.
-
-    outcomes   "captioned" and reasons of answers without a caption; "missing": pictures that the dump no longer keeps
-    seed_version   digest of which samples were asked about
-    """
-
-    records: RecordSet
-    outcomes: dict[str, int]
-    money: float
-    tokens: int
-    seed_version: str
-
-
-def ask_teacher(
-    store: Store, recipe: Recipe, dump: str, seed_key: str, endpoint: Endpoint, *, batch: bool = False,
-    poll_s: float = 60,
-) -> Lesson:  # fmt: skip
-    """Ask about every picture of a seed set that was not asked about before, and keep the descriptions as records.
-
-    An answer stands in the store before the next step counts on it: a task that is killed and started again asks only
-    what has no answer yet, under the same caps.
-
-    recipe   pinned; the one that the seed set was chosen under
-    batch    by the batch API: half the price, within a day; poll_s seconds between two looks at it
-    raises   ConfigError for a seed set that is not there, or a teacher that described nothing; OutageError
-    """
-    wanted = _seed(store, seed_key)
-    asker = Asker(endpoint, AnswerCache(store))
-    outcomes: Counter[str] = Counter()
-    told: dict[str, Answer] = {}
-    if batch:
-        images = (image for _, image, _ in _pictures(store, recipe, dump, wanted))
-        told = BatchClient(asker, store, poll_s=poll_s).ask_all(images)
-    asked = Counter[str]()
-
-    def answers() -> Iterator[tuple[str, bytes, str, Answer]]:
-        if batch:
-            for sample_id, image, alt in _pictures(store, recipe, dump, wanted):
-                yield sample_id, image, alt, told[endpoint.key(image)]
-            return
-        under_way: deque[tuple[str, bytes, str]] = deque()
-
-        def questions() -> Iterator[bytes]:
-            for one in _pictures(store, recipe, dump, wanted):
-                under_way.append(one)
-                yield one[1]
-
-        for answer in asker.ask_all(questions()):
-            yield *under_way.popleft(), answer
-
-    def records() -> Iterator[Record]:
-        for sample_id, image, alt, answer in answers():
-            asked["all"] += 1
-            outcomes["captioned" if answer.text else str(answer.reason)] += 1
-            if asked["all"] % _LOG_EVERY == 0:
-                log.info("teacher: %d of %d pictures, %s", asked["all"], sum(map(len, wanted.values())), dict(outcomes))
-            if answer.text:
-                yield Record(sample_id, image, (answer.text,), alt)
-
-    try:
-        made = write_records(store, records())
-    except ConfigError:
-        raise ConfigError(f"teacher {endpoint.url}#{endpoint.model} described no picture: {dict(outcomes)}") from None
-    outcomes["missing"] = sum(map(len, wanted.values())) - asked["all"]
-    identity = digest(dump, *(f"{shard}={','.join(sorted(ids))}" for shard, ids in sorted(wanted.items())))[:16]
-    return Lesson(made, dict(outcomes), asker.budget.spent_money, asker.budget.spent_tokens, identity)
-
-
-def _seed(store: Store, key: str) -> dict[int, set[str]]:
-    """Sample ids by shard."""
-    try:
-        with store.open_parquet(key) as table:
-            rows = table.read(columns=["sample_id", "shard"]).to_pylist()
-    except FileNotFoundError:
-        raise ConfigError(f"seed set {key}: not in {store.root}; make it: curation captions seed") from None
-    found: dict[int, set[str]] = {}
-    for row in rows:
-        found.setdefault(row["shard"], set()).add(row["sample_id"])
-    return found
-
-
-def _pictures(store: Store, recipe: Recipe, dump: str, wanted: dict[int, set[str]]) -> Iterator[tuple[str, bytes, str]]:
-    """Sample id, encoded picture and original text of the seed set's samples, shard by shard, in the shards' order."""
-    for shard, ids in sorted(wanted.items()):
-        try:
-            for batch in read_kept(store, recipe, dump, shard, ["image", "text"]):
-                chosen = batch.filter(pc.is_in(batch["sample_id"], value_set=pa.array(sorted(ids))))
-                for row in chosen.to_pylist():
-                    yield row["sample_id"], row["image"], row["text"]
-        except BadShardError as err:
-            log.warning("teacher: %s shard %05d is left out: %s", dump, shard, err)
 
 
 def plan(store: Store, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,6 +46,7 @@ def plan(store: Store, params: Mapping[str, Any]) -> dict[str, Any]:
     url, _, model = params["teacher"].partition("#")
     known = ("prompt", "max_money", "max_total_tokens", "price_prompt", "price_completion")
     endpoint = _checked(Endpoint, {"url": url, "model": model} | {name: params[name] for name in known}, "teacher")
+    require_prices(endpoint)
     settings = _checked(Training, params["training"], "training")
     if settings.student.startswith(registry.PREFIX):  # the run keeps the version that is promoted now
         student = registry.resolve(store, settings.student, "captioner", "training.student")
@@ -166,11 +68,30 @@ def plan(store: Store, params: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def teach(store: Store, planned: Mapping[str, Any]) -> dict[str, Any]:
-    """ask_teacher on a plan; what came of it as plain data."""
+def teach(store: Store, planned: Mapping[str, Any], *, poll_s: float = 60) -> dict[str, Any]:
+    """Ask about every picture of the plan's seed set that was not asked about before, and keep what is said as records.
+
+    poll_s   seconds between two looks at a batch
+    returns  what came of it as plain data: `records` (key, digest, rows), `seed_version`, and the fields of Taught
+    raises   ConfigError for a seed set that is not there, or a teacher that described nothing; OutageError
+    """
     recipe, endpoint = saved_recipe(store, planned["recipe"]), Endpoint.model_validate(planned["endpoint"])
-    lesson = ask_teacher(store, recipe, planned["dump"], planned["seed_set"], endpoint, batch=planned["batch"])
-    return lesson._asdict() | {"records": lesson.records._asdict()}
+    name, seeds = planned["name"], read_seed_set(store, planned["name"])
+    made = ask_seed_set(
+        store, recipe, seeds, endpoint, name, batch=planned["batch"], poll_s=poll_s, told=_log_progress(len(seeds))
+    )
+    if not made.captions:
+        raise ConfigError(f"teacher {endpoint.url}#{endpoint.model} described no picture: {made.outcomes}")
+    records = write_records(store, taught_records(store, name, recipe))
+    return asdict(made) | {"records": records._asdict(), "seed_version": seeds.version}
+
+
+def _log_progress(pictures: int) -> Callable[[Counter[str], Asker], None]:
+    def told(outcomes: Counter[str], asker: Asker) -> None:
+        if outcomes.total() % _LOG_EVERY == 0:
+            log.info("teacher: %d of %d pictures, %s", outcomes.total(), pictures, dict(outcomes))
+
+    return told
 
 
 def learn(store: Store, planned: Mapping[str, Any], lesson: Mapping[str, Any]) -> str:

@@ -38,6 +38,13 @@ class Layout(NamedTuple):
     unpadded: int
 
 
+class Choice(NamedTuple):
+    """How a grid is chosen for a picture; grids: columns and rows, empty for those of the model or the rule."""
+
+    rule: Rule = "best_resolution"
+    grids: tuple[Size, ...] = ()
+
+
 def layout(
     size: Size,
     *,

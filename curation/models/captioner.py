@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from curation.errors import ConfigError
+from curation.images.anyres import GRIDS, Choice, Layout, Size, layout
 
 if TYPE_CHECKING:
     import torch
@@ -19,9 +20,24 @@ if TYPE_CHECKING:
     from transformers.image_processing_base import ImageProcessingMixin
 
 BATCH = 32  # pictures a forward pass; bounds memory, changes no result
+_LIKELIEST = 128  # words; a nucleus of 0.9 is rarely wider
 Dtype = Literal["float32", "bfloat16", "float16"]
 INSTRUCTION = "Describe this picture in one sentence."
 """What a model that takes instructions is asked where nothing else is said."""
+
+
+class Tiling(NamedTuple):
+    """How a model cuts pictures into AnyRes tiles: the choice of a grid, and its views [px]."""
+
+    choice: Choice
+    side: int
+    patch: int
+
+    def layout(self, image: np.ndarray) -> Layout:
+        """Grid and visual tokens of a picture, uint8 (h, w, 3)."""
+        rule, grids = self.choice
+        size = image.shape[1], image.shape[0]
+        return layout(size, rule=rule, grids=grids, side=self.side, patch=self.patch)
 
 
 @dataclass
@@ -40,6 +56,7 @@ class Captioner:
     _tokenizer: PreTrainedTokenizerBase
     _device: torch.device
     _processor: ProcessorMixin | None = None  # of a model that reads the picture among the tokens of a prompt
+    _tiling: Tiling | None = None  # of a model that cuts pictures into tiles
 
     def caption(
         self,
@@ -72,9 +89,9 @@ class Captioner:
             raise ValueError(f"top_p must be in (0, 1] and takes one beam: found top_p={top_p}, num_beams={num_beams}")
         if not 0 <= min_length <= max_length:
             raise ValueError(f"expected 0 <= min_length <= max_length, found {min_length} and {max_length}")
-        made: list[str] = []
-        for start in range(0, len(images), BATCH):
-            part = images[start : start + BATCH]
+        made = [""] * len(images)
+        for rows in self._batches(images):
+            part = [images[row] for row in rows]
             settings: dict[str, Any] = {
                 "num_beams": num_beams,
                 "do_sample": False,
@@ -83,15 +100,22 @@ class Captioner:
                 "max_new_tokens": max_length,
             }
             if top_p is not None:
-                settings["logits_processor"] = [nucleus(top_p, [picture_seed(image, seed) for image in part])]
+                settings["logits_processor"] = [
+                    nucleus(top_p, [picture_seed(image, seed) for image in part], max_length)
+                ]
             inputs = self._inputs(part, prompt)
             with torch.inference_mode():
                 tokens = self.model.generate(**inputs, **settings)
             texts = self._tokenizer.batch_decode(_continued(tokens, inputs), skip_special_tokens=True)
             # BLIP gives the prompt back, cut by the token that ends it
             begin = prompt.strip().lower() if self._processor is None else ""
-            made += [text.strip().removeprefix(begin).strip() for text in texts]
+            for row, text in zip(rows, texts, strict=True):
+                made[row] = text.strip().removeprefix(begin).strip()
         return made
+
+    def layouts(self, images: Sequence[np.ndarray]) -> list[Layout | None]:
+        """Grid and visual tokens of each picture, uint8 (h, w, 3); None of a model that cuts no tiles."""
+        return [self._tiling and self._tiling.layout(image) for image in images]
 
     def tokens(self, captions: Sequence[str]) -> list[list[int]]:
         """Token ids of captions, as they are written after a prompt: nothing before, no end."""
@@ -146,6 +170,27 @@ class Captioner:
         self._tokenizer.save_pretrained(folder)
         (self._processor or self._image_processor).save_pretrained(folder)
 
+    def _batches(self, images: Sequence[np.ndarray]) -> Iterator[Sequence[int]]:
+        """Rows of each forward pass: those of one grid where it is not the model that chooses, which is told then."""
+        groups: dict[Size, list[int]] = {}
+        chosen_here = self._tiling is not None and self._tiling.choice.rule == "nearest_aspect"
+        if chosen_here:
+            check_pictures(images)
+        for row, found in enumerate(self.layouts(images) if chosen_here else [None] * len(images)):
+            groups.setdefault(found.grid if found else (0, 0), []).append(row)
+        for grid, rows in groups.items():
+            if chosen_here:
+                self._offer([grid])
+            yield from (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
+
+    def _offer(self, grids: Sequence[Size]) -> None:
+        """Let the model choose among these grids alone; its processor, which cuts, and its network, which unpads."""
+        assert self._tiling is not None
+        assert self._processor is not None
+        pinpoints = [[rows * self._tiling.side, columns * self._tiling.side] for columns, rows in grids]
+        self._processor.image_processor.image_grid_pinpoints = pinpoints
+        self.model.config.image_grid_pinpoints = pinpoints
+
     def _begin(self, prompt: str) -> list[int]:
         """What BLIP's decoder begins with."""
         begin = self._tokenizer(prompt.strip(), add_special_tokens=False).input_ids if prompt else []
@@ -172,14 +217,18 @@ class Captioner:
         }
 
 
-def open_captioner(name: str = "embedded", *, device: str = "auto", dtype: Dtype = "float32") -> Captioner:
+def open_captioner(
+    name: str = "embedded", *, device: str = "auto", dtype: Dtype = "float32", anyres: Choice | None = None
+) -> Captioner:
     """Read an image-to-text model of transformers: a local folder, a hub name, or "embedded".
 
     BLIP, BLIP-2, LLaVA, LLaVA-NeXT, Qwen2-VL and whatever else the Auto classes build with a generate().
 
     device   "auto" is the first GPU, else the CPU; or any name torch knows
-    raises   ConfigError if the name leads to no model, to one that captions no pictures, or to weights that are not
-             all there: what is missing would be drawn at random and write nonsense
+    anyres   how the grid of a picture is chosen; None: by LLaVA-NeXT's own rule, where the model cuts tiles
+    raises   ConfigError if the name leads to no model, to one that captions no pictures, to weights that are not
+             all there (what is missing would be drawn at random and write nonsense), or with `anyres` to a model of one
+             view, or of a context that the tiles do not fit into
     """
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
@@ -200,7 +249,11 @@ def open_captioner(name: str = "embedded", *, device: str = "auto", dtype: Dtype
         raise ConfigError(f"captioner {name!r} is not a loadable image-to-text model: {error}") from error
     where = torch_device(device)
     identity = assemble.identity("captioner") if name == "embedded" else weights_identity(name, model)
-    return Captioner(identity, model.eval().to(where), image_processor, tokenizer, where, processor)
+    tiling = _tiling(name, model, anyres)
+    made = Captioner(identity, model.eval().to(where), image_processor, tokenizer, where, processor, tiling)
+    if tiling is not None and anyres is not None:
+        made._offer(tiling.choice.grids)
+    return made
 
 
 load_captioner = lru_cache(maxsize=4)(open_captioner)
@@ -214,6 +267,30 @@ def require_all_weights(whose: str, found: dict[str, Any]) -> None:
             f"{whose}: {len(missing)} weights are not in the files, such as {missing[0]}: the checkpoint is of another "
             "kind of model; name one that was trained for this"
         )
+
+
+def _tiling(name: str, model: PreTrainedModel, anyres: Choice | None) -> Tiling | None:
+    config = model.config
+    if config.model_type != "llava_next":
+        if anyres is not None:
+            raise ConfigError(
+                f"stages.caption.anyres: captioner {name!r} ({config.model_type}) sees a picture in one view: leave "
+                "anyres out, or name a captioner of LLaVA-NeXT's kind, such as llava-hf/llava-v1.6-mistral-7b-hf"
+            )
+        return None
+    side, patch = int(config.vision_config.image_size), int(config.vision_config.patch_size)
+    grids = tuple((width // side, height // side) for height, width in config.image_grid_pinpoints)
+    if anyres is not None:
+        grids = anyres.grids or (GRIDS if anyres.rule == "nearest_aspect" else grids)
+        context = int(config.text_config.max_position_embeddings)
+        for columns, rows in grids:
+            needed = layout((columns * side, rows * side), grids=[(columns, rows)], side=side, patch=patch).unpadded
+            if needed >= context:
+                raise ConfigError(
+                    f"stages.caption.anyres.grids: {columns}x{rows} takes {needed} visual tokens, and the context of "
+                    f"captioner {name!r} is {context}: leave that grid out"
+                )
+    return Tiling(Choice(anyres.rule if anyres else "best_resolution", grids), side, patch)
 
 
 def _reads_picture_tokens(model: PreTrainedModel) -> bool:
@@ -242,27 +319,39 @@ def _continued(tokens: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.T
     return tokens[:, prompt.shape[1] :]
 
 
-def nucleus(top_p: float, seeds: Sequence[int]) -> LogitsProcessor:
+def nucleus(top_p: float, seeds: Sequence[int], steps: int) -> LogitsProcessor:
     """Logits processor that makes greedy search sample: row i from its nucleus, with the stream of seeds[i].
 
-    Adding Gumbel noise and taking the largest is drawing from the softmax (Gumbel-max); with a stream per row the draw
-    is independent of the rest of the batch, which torch's one global generator can't give.
+    A stream is a number of [0, 1) for each of `steps` words: where the word stands in the mass of the nucleus, the
+    likeliest first. So a draw is independent of the rest of the batch, which torch's one global generator can't give.
     """
     import torch
     from transformers import LogitsProcessor
 
-    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+    streams = [np.random.Generator(np.random.Philox(key=seed)).random(steps, dtype=np.float32) for seed in seeds]
+    places = iter(torch.from_numpy(np.stack(streams, axis=1)))
 
     class Nucleus(LogitsProcessor):  # type: ignore[misc]
         def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            ordered, order = scores.float().softmax(dim=-1).sort(dim=-1, descending=True)
-            outside = ordered.cumsum(dim=-1) - ordered >= top_p
-            outside = torch.zeros_like(outside).scatter(1, order, outside)
-            waits = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=s) for s in streams])
-            gumbel = -waits.log().to(scores.device)
-            return (scores.float() + gumbel).masked_fill(outside, -torch.inf)
+            place = next(places).to(scores.device)
+            probabilities = scores.float().softmax(dim=-1)
+            likeliest, words = probabilities.topk(min(_LIKELIEST, scores.shape[1]))
+            chosen = words.gather(1, _drawn(likeliest, place, top_p))
+            wide = likeliest.sum(dim=-1) < top_p
+            if wide.any():  # sorting the whole vocabulary is dear: only of rows whose nucleus is wider
+                ordered, order = probabilities[wide].sort(dim=-1, descending=True)
+                chosen[wide] = order.gather(1, _drawn(ordered, place[wide], top_p))
+            return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0)
 
     return Nucleus()
+
+
+def _drawn(ordered: torch.Tensor, place: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Index of the word at `place`, (n,) in [0, 1), of the nucleus of `ordered`, (n, words) descending; (n, 1)."""
+    reached = ordered.cumsum(dim=-1)
+    within = (reached - ordered < top_p).sum(dim=-1, keepdim=True)  # words of the nucleus
+    target = place[:, None] * reached.gather(1, within - 1)
+    return (reached <= target).sum(dim=-1, keepdim=True).minimum(within - 1)
 
 
 def picture_seed(image: np.ndarray, seed: int) -> int:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from curation.captions.halving import in_halves
 from curation.captions.policies import DEFAULT_THRESHOLD, DEFAULT_THRESHOLDS, Policy, choose, draws_synthetic
 from curation.captions.text import clean_caption
 from curation.errors import BadShardError, ConfigError, OutageError
+from curation.images.anyres import Choice, Layout, Rule
 from curation.images.stored import decode_stored
 from curation.schema import schema
 from curation.stages.base import Pin, Resource, Stage, Tally, runtime
@@ -25,12 +26,26 @@ if TYPE_CHECKING:
     from curation.models.matcher import ClipMatcher, Matcher
 
 
+class AnyRes(BaseModel):
+    """Large pictures as tiles: for captioners of LLaVA-NeXT's kind, whose processor cuts them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: Rule = Field("best_resolution", description="best_resolution, as the model was trained, or nearest_aspect")
+    grids: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
+        (),
+        description="columns and rows to choose from; empty: the model's own, for nearest_aspect 8 from 1x1 to 3x2; "
+        "with [1, 1] among them a picture no larger than a view is not enlarged",
+    )
+
+
 class _Row:
     """One picture on its way through the stage."""
 
     def __init__(self, sample_id: str, text: str, pixels: np.ndarray | None) -> None:
         self.sample_id, self.text, self.pixels = sample_id, text, pixels
         self.fault: Fault | None = None if pixels is not None else Fault.BAD_IMAGE
+        self.layout: Layout | None = None  # of the tiles that the captioner saw
         self.made: list[str] = []  # synthetic captions, the best first
         self.ranks: list[float] = []
         self.refused = False  # a caption was made, and was none
@@ -54,7 +69,7 @@ class Caption(Stage):
     """
 
     name: ClassVar[str] = "caption"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     resource: ClassVar[Resource] = "gpu"
     consumes: ClassVar[pa.Schema] = schema("sample_id", "image", "text", "partition")
 
@@ -84,6 +99,9 @@ class Caption(Stage):
     min_length: int = Field(5, ge=1, description="tokens")
     max_length: int = Field(20, ge=2, description="tokens")
     seed: int = 0
+    anyres: AnyRes | None = Field(
+        None, description="which grids of tiles the captioner sees; none: as it was trained, in tiles or in one view"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the captioner's weights")
     batch_size: int = runtime(32, ge=1)
     device: str = runtime("auto")
@@ -99,6 +117,11 @@ class Caption(Stage):
                 f"matcher {self.matcher!r} measures a cosine, for which the default threshold is no bound: set "
                 "threshold (LAION: 0.28 for ViT-B-32/openai)"
             )
+        if self.anyres and (self.captioner == "embedded" or self.captioner.startswith(("http://", "https://"))):
+            raise ValueError(
+                f"anyres: captioner {self.captioner!r} cuts no tiles: leave anyres out, or name a captioner of "
+                "LLaVA-NeXT's kind, such as llava-hf/llava-v1.6-mistral-7b-hf"
+            )
         if self.min_length > self.max_length:
             raise ValueError(f"min_length {self.min_length} is above max_length {self.max_length}")
         return self
@@ -107,7 +130,8 @@ class Caption(Stage):
     def produces(self) -> pa.Schema:
         """Synthetic captions, both matching scores, the chosen captions, where they came from, and the fault."""
         made = schema("synthetic", "synthetics", "synthetic_ranks", "itm_text", "itm_synthetic")
-        return pa.schema([*made, *schema("caption", "caption_source", "captions", "caption_sources", "fault")])
+        tiles = schema("caption_grid", "caption_tokens_flat", "caption_tokens_unpadded")
+        return pa.schema([*made, *tiles, *schema("caption", "caption_source", "captions", "caption_sources", "fault")])
 
     @property
     def models(self) -> dict[str, str]:
@@ -140,7 +164,8 @@ class Caption(Stage):
             return load_endpoint_captioner(self.captioner)
         from curation.models.captioner import load_captioner
 
-        return load_captioner(self.captioner, device=self.device, dtype=self.dtype)
+        anyres = Choice(self.anyres.rule, self.anyres.grids) if self.anyres else None
+        return load_captioner(self.captioner, device=self.device, dtype=self.dtype, anyres=anyres)
 
     @cached_property
     def _matcher(self) -> Matcher | ClipMatcher:
@@ -192,7 +217,9 @@ class Caption(Stage):
 
             found, shortages = in_halves(captions, [_of(row) for row in rows])
             tally["memory_shortages"] += shortages
-            for row, raw in zip(rows, found, strict=True):
+            layouts = self._captioner.layouts([_of(row) for row in rows])
+            for row, raw, layout in zip(rows, found, layouts, strict=True):
+                row.layout = layout
                 if raw is None:
                     row.fault = Fault.OUT_OF_MEMORY
                     continue
@@ -255,6 +282,9 @@ class Caption(Stage):
                     "synthetic": row.made[0] if row.made else None,
                     "synthetics": row.made if measured else None,
                     "synthetic_ranks": row.ranks if measured else None,
+                    "caption_grid": f"{row.layout.grid[0]}x{row.layout.grid[1]}" if row.layout and row.made else None,
+                    "caption_tokens_flat": row.layout.flat if row.layout and row.made else None,
+                    "caption_tokens_unpadded": row.layout.unpadded if row.layout and row.made else None,
                     "itm_text": row.score_text,
                     "itm_synthetic": row.score_made,
                     "caption": chosen[0][0] if chosen else None,

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from curation.captions.asking import SCHEMA, SeedSet, ask_seed_set, read_seed_set, read_taught
 from curation.captions.costs import of_student, of_teacher, of_tokens
 from curation.captions.endpoint import Endpoint
+from curation.captions.records import Records
 from curation.cli import app
 from curation.errors import ConfigError, OutageError
 from curation.runner import read_kept
@@ -139,6 +140,11 @@ def test_the_batch_api_by_command_and_the_cost_of_a_million(seeded: Seeded, serv
     teacher, student = json.loads(CliRunner().invoke(app, [*cost, *store], catch_exceptions=False).stdout)
     assert teacher["per_million"] == pytest.approx(1e6 * answer["money"] / len(seeded.seeds))
     assert student["per_million"] == pytest.approx(20)
+    taken = CliRunner().invoke(app, ["captions", "records", "--taught", "first", *store], catch_exceptions=False)
+    records = list(Records(seeded.store, json.loads(taken.stdout)["key"]))
+    assert {record.sample_id for record in records} == {row["sample_id"] for row in seeded.rows("first")}
+    assert {record.captions for record in records} == {("A red square.",)}
+    assert all(record.alt and record.image for record in records)
 
     missing = CliRunner().invoke(app, [*asked[:-2], "--max-tokens", "1", "--prompt", "en", *store])
     assert (missing.exit_code, json.loads(missing.stdout)["outcomes"]) == (1, {"over_budget": len(seeded.seeds)})
@@ -151,6 +157,10 @@ def test_settings_that_stop_before_work(seeded: Seeded, server: EndpointServer) 
         read_seed_set(seeded.store, "other")
     with pytest.raises(ConfigError, match="no captions/taught/other"):
         read_taught(seeded.store, "other")
+    for named, told in (([], "either a folder"), (["--taught", "other"], "no captions/taught/other")):
+        taken = ["captions", "records", *named, "--store", seeded.store.root]
+        with pytest.raises(ConfigError, match=told):
+            CliRunner().invoke(app, taken, catch_exceptions=False)
     asked = ["captions", "ask", "first", "--store", seeded.store.root, "--endpoint"]
     for address, more in ((server.url, []), (f"{server.url}#m", ["--set", "colour=red"])):
         with pytest.raises(ConfigError, match=r"--endpoint|colour"):

@@ -258,8 +258,8 @@ def test_real_pictures_join_a_tower_and_a_decoder_that_never_met(store: Store, t
     fresh.tower.load_state_dict(student.model.vision_model.tower.state_dict())
     student.model.vision_model = fresh
     student.save(tmp_path / "student")
-    kept = write_records(store, read_folder(shared / "data" / "captions" / "flickr8k", split="train", most=16))
-    chosen = settings(str(tmp_path / "student"), batch_size=16, micro_batch=8, max_steps=8, learning_rate=2e-3,
+    kept = write_records(store, read_folder(shared / "data" / "captions" / "flickr8k", split="train", most=8))
+    chosen = settings(str(tmp_path / "student"), batch_size=8, micro_batch=4, max_steps=8, learning_rate=2e-3,
                       max_tokens=26, save_every=8)  # fmt: skip
     trained = train(chosen, Records(store, kept.key), tmp_path / "work")
     losses = [line["loss"] for line in trained.fitted.log]

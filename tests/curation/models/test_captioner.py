@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from safetensors import safe_open
 from skimage import data
 
 from curation.errors import ConfigError
-from curation.models.captioner import Captioner, load_captioner
-from tests.curation.models.tiny import SAVERS, VOCABULARY
+from curation.images.anyres import Choice
+from curation.models.captioner import Captioner, load_captioner, open_captioner
+from tests.curation.models.tiny import SAVERS, VOCABULARY, save_tiny_llava_next
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -84,15 +86,35 @@ def test_a_nucleus_of_one_word_is_greedy(captioner: Captioner) -> None:
     assert captioner.caption([data.coffee()], top_p=1e-6, seed=9) == captioner.caption([data.coffee()])
 
 
-def test_the_nucleus_is_sampled_with_the_models_probabilities() -> None:
+@pytest.mark.parametrize("vocabulary", [4, 300])
+def test_the_nucleus_is_sampled_with_the_models_probabilities(vocabulary: int) -> None:
     import torch
 
     from curation.models.captioner import nucleus
 
     probabilities = torch.tensor([0.05, 0.5, 0.3, 0.15])  # the nucleus of 0.75 is words 1 and 2: 5 to 3
-    scores = probabilities.log().expand(4000, 4)
-    drawn = nucleus(0.75, range(4000))(torch.zeros(4000, 1), scores).argmax(dim=-1)
-    shares = torch.bincount(drawn, minlength=4) / 4000
+    scores = torch.nn.functional.pad(probabilities.log(), (0, vocabulary - 4), value=-torch.inf).expand(4000, -1)
+    sample = nucleus(0.75, range(4000), 2)
+    for drawn in (sample(torch.zeros(4000, 1), scores).argmax(dim=-1) for _ in range(2)):
+        expect_shares(torch.bincount(drawn, minlength=4) / 4000)
+
+
+def test_a_nucleus_wider_than_the_likeliest_words_loses_none_of_them() -> None:
+    import torch
+
+    from curation.models.captioner import nucleus
+
+    even = torch.zeros(1, 1000).expand(4000, -1)
+    narrow = torch.tensor([[9.0] + [0.0] * 999])  # a row of its own kind in the same batch
+    drawn = nucleus(0.9, range(4001), 1)(torch.zeros(4001, 1), torch.cat([even, narrow])).argmax(dim=-1)
+    counts = torch.bincount(drawn[:-1], minlength=1000)
+    assert 850 < (counts > 0).sum() <= 900  # 900 words, drawn 4.4 times each: 1.2 % are never drawn
+    assert counts.max() < 20
+    assert drawn[-1] == 0
+    assert nucleus(0.9, range(1), 1)(torch.zeros(1, 1), even[:1]).argmax() == drawn[0]
+
+
+def expect_shares(shares: Any) -> None:
     assert shares[0] == shares[3] == 0
     assert shares[1].item() == pytest.approx(0.625, abs=0.025)  # 3 standard deviations are 0.023
 
@@ -143,6 +165,58 @@ def test_models_that_read_the_picture_among_words_load_through_the_same_door(fam
     assert captioner.caption(images[1:], top_p=0.9, max_length=8) == captions[1:]  # whatever else is in the batch
     asked = captioner.caption(images, num_beams=2, prompt="a red dog", max_length=8)
     assert all(len(caption.split()) <= 8 and not caption.startswith("a red dog") for caption in asked), asked
+
+
+SHAPES = ((28, 28), (20, 20), (60, 40), (40, 100), (30, 90), (300, 31), (57, 58))
+"""Height and width."""
+
+
+@pytest.mark.parametrize(
+    ("asked", "grids"),
+    [
+        (None, ["2x1", "2x1", "2x2", "3x1", "3x1", "1x3", "2x2"]),
+        (Choice(grids=((1, 1), (2, 2))), ["1x1", "1x1", "2x2", "2x2", "2x2", "2x2", "2x2"]),
+        (Choice("nearest_aspect"), ["1x1", "1x1", "2x3", "2x1", "3x1", "1x3", "1x1"]),
+    ],
+    ids=str,
+)
+def test_large_pictures_are_seen_in_the_tiles_that_are_told(
+    asked: Choice | None, grids: list[str], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The production classes of transformers: what their processor cut and what their network read is counted."""
+    from transformers import LlavaNextForConditionalGeneration
+
+    captioner = open_captioner(str(save_tiny_llava_next(tmp_path_factory.mktemp("next"))), device="cpu", anyres=asked)
+    assert isinstance(captioner.model, LlavaNextForConditionalGeneration)
+    images = [np.random.default_rng(at).integers(0, 256, (*shape, 3), np.uint8) for at, shape in enumerate(SHAPES)]
+    layouts = [found for found in captioner.layouts(images) if found is not None]
+    assert ["{}x{}".format(*found.grid) for found in layouts] == grids
+    assert [found.flat for found in layouts] == [4 * (1 + found.grid[0] * found.grid[1]) for found in layouts]
+
+    read: dict[int, tuple[int, int]] = {}  # by height and width: tokens, views
+    generate = captioner.model.generate
+
+    def counted(**inputs: Any) -> Any:
+        tokens = (inputs["input_ids"] == captioner.model.config.image_token_id).sum(dim=1).tolist()
+        views = (inputs["pixel_values"].abs().amax(dim=(2, 3, 4)) > 0).sum(dim=1).tolist()
+        sizes = map(tuple, inputs["image_sizes"].tolist())
+        read.update(zip(sizes, zip(tokens, views, strict=True), strict=True))
+        return generate(**inputs)
+
+    monkeypatch.setattr(captioner.model, "generate", counted)
+    captions = captioner.caption(images, max_length=6)
+    assert read == {
+        shape: (found.unpadded, 1 + found.grid[0] * found.grid[1]) for shape, found in zip(SHAPES, layouts, strict=True)
+    }
+    assert captioner.caption(images[::-1], max_length=6) == captions[::-1]
+
+
+def test_tiles_are_refused_where_no_model_can_see_them(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"stages\.caption\.anyres: captioner .*\(llava\) sees a picture in one view"):
+        open_captioner(str(SAVERS["llava"](tmp_path / "llava")), device="cpu", anyres=Choice())
+    small = str(save_tiny_llava_next(tmp_path / "next", context=30))
+    with pytest.raises(ConfigError, match=r"anyres\.grids: 2x3 takes 34 visual tokens, and the context .* is 30"):
+        open_captioner(small, device="cpu", anyres=Choice(grids=((2, 2), (2, 3))))
 
 
 def test_what_a_caption_begins_with_is_stripped_from_it(captioner: Captioner) -> None:
@@ -211,13 +285,13 @@ def test_caption_metrics_of_hand_made_captions() -> None:
 
 
 @pytest.mark.shared
-def test_captions_of_100_dev_pictures_beat_the_baseline(captioner: Captioner, shared: Path) -> None:
+def test_captions_of_40_dev_pictures_beat_the_baseline(captioner: Captioner, shared: Path) -> None:
     from PIL import Image
 
     metrics = scripts_module("caption_metrics")
     folder = shared / "data" / "captions" / "flickr8k"
     rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if row["split"] == "dev"][:100]
+    rows = [row for row in rows if row["split"] == "dev"][:40]
     images = [np.array(Image.open(folder / "images" / row["image"]).convert("RGB")) for row in rows]
     references = [row["en"] for row in rows]
     score = metrics.cider_d(captioner.caption(images, num_beams=3), references)
@@ -241,10 +315,10 @@ def test_the_tower_knows_imagenet(shared: Path) -> None:
     weights = tower_weights(str(TOWER.path()), "tf_efficientnet_lite2")
     tower.load_state_dict(weights | {"classifier.weight": stored["_fc.weight"], "classifier.bias": stored["_fc.bias"]})
     synsets = (Path(timm.__file__).parent / "data" / "_info" / "imagenet_synsets.txt").read_text().split()
-    files = sorted((shared / "data" / "evalsets" / "imagenet32").glob("*.JPEG"))
+    files = sorted((shared / "data" / "evalsets" / "imagenet32").glob("*.JPEG"))[::3]
     processor = AutoImageProcessor.from_pretrained(assembled("captioner"))
     pixels = processor(images=[Image.open(f).convert("RGB") for f in files], return_tensors="pt").pixel_values
     with torch.inference_mode():
         guesses = tower(pixels).argmax(dim=-1).tolist()
     right = sum(synsets[guess] == file.name.split("_")[0] for guess, file in zip(guesses, files, strict=True))
-    assert right >= 27, f"{right} of {len(files)}"
+    assert right >= len(files) - 3, f"{right} of {len(files)}"

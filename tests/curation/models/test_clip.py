@@ -2,10 +2,10 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,6 +39,12 @@ def pictures() -> dict[str, np.ndarray]:
     return {name: getattr(data, name)() for name in ("chelsea", "astronaut", "coffee", "rocket")}
 
 
+@pytest.fixture(scope="module")
+def seen(clip: Clip, pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Vectors of the pictures, embedded together."""
+    return dict(zip(pictures, clip.embed_images(list(pictures.values())), strict=True))
+
+
 # the model knows little of food: its cup of coffee is left out here, and said in docs/models.md
 RIGHT = {
     "chelsea": "a close-up of a cat looking at the camera",
@@ -48,27 +54,27 @@ RIGHT = {
 WRONG = ["a dog runs on the beach", "two men play football", "skiers on a snowy slope"]
 
 
-def test_right_captions_score_highest(clip: Clip, pictures: dict[str, np.ndarray]) -> None:
-    images = clip.embed_images([pictures[name] for name in RIGHT])
+def test_right_captions_score_highest(clip: Clip, seen: dict[str, np.ndarray]) -> None:
+    images = np.stack([seen[name] for name in RIGHT])
     similarity = images @ clip.embed_texts([*RIGHT.values(), *WRONG]).T
     assert similarity.argmax(1).tolist() == [0, 1, 2]
     assert np.diag(similarity).mean() > similarity[:, 3:].mean() + 0.1
 
 
-def test_embeddings_are_float32_of_norm_one(clip: Clip, pictures: dict[str, np.ndarray]) -> None:
-    for vectors in (clip.embed_images(list(pictures.values())), clip.embed_texts(["a dog", "", "狗", "x " * 500])):
+def test_embeddings_are_float32_of_norm_one(clip: Clip, seen: dict[str, np.ndarray]) -> None:
+    for vectors in (np.stack(list(seen.values())), clip.embed_texts(["a dog", "", "狗", "x " * 500])):
         assert vectors.dtype == np.float32
         assert vectors.shape == (4, clip.dim)
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_an_embedding_does_not_depend_on_its_batch(clip: Clip, pictures: dict[str, np.ndarray]) -> None:
-    images = list(pictures.values())
-    together = clip.embed_images(images)
-    alone = np.concatenate([clip.embed_images([image]) for image in images])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
+def test_an_embedding_does_not_depend_on_its_batch(
+    clip: Clip, pictures: dict[str, np.ndarray], seen: dict[str, np.ndarray]
+) -> None:
+    for name in ("chelsea", "rocket"):
+        np.testing.assert_allclose(clip.embed_images([pictures[name]])[0], seen[name], atol=1e-5)
 
-    texts = ["a dog", "a man in a red jacket climbs a snowy mountain with two ropes", "boats"] * 30
+    texts = ["a dog", "a man in a red jacket climbs a snowy mountain with two ropes", "boats"] * 22  # more than a batch
     together = clip.embed_texts(texts)
     alone = np.concatenate([clip.embed_texts([text]) for text in texts[:3]])
     np.testing.assert_allclose(together[:3], alone, atol=1e-5)
@@ -116,16 +122,17 @@ def test_stored_pictures_enter_the_model_as_open_clip_would_read_them(
     import torch
     from PIL import Image
 
-    for picture in pictures.values():
+    for shown, picture in pictures.items():
         file = io.BytesIO()
         Image.fromarray(picture).resize((341, 256)).save(file, name)
         with Image.open(file) as opened:
             theirs = clip._transform(opened.convert("RGB"))
         ours = clip._normalised(torch.from_numpy(clip.fit(decode_stored(file.getvalue())).copy())[None])[0]
         assert float((ours - theirs).abs().max()) <= 1e-6
-        with torch.inference_mode():
-            vector = torch.nn.functional.normalize(clip.model.encode_image(theirs[None]), dim=-1)[0].numpy()
-        np.testing.assert_allclose(clip.embed_images([decode_stored(file.getvalue())])[0], vector, atol=1e-5)
+        if shown == "coffee":
+            with torch.inference_mode():
+                vector = torch.nn.functional.normalize(clip.model.encode_image(theirs[None]), dim=-1)[0].numpy()
+            np.testing.assert_allclose(clip.embed_images([decode_stored(file.getvalue())])[0], vector, atol=1e-5)
 
 
 def test_spaces_and_widths_are_known_without_loading() -> None:
@@ -137,10 +144,9 @@ def test_spaces_and_widths_are_known_without_loading() -> None:
     assert embedding_dim(f"local-dir:{assemble.assembled(assemble.ENGLISH)}") == DIM
 
 
-def test_half_precision_agrees(clip: Clip, pictures: dict[str, np.ndarray]) -> None:
+def test_half_precision_agrees(clip: Clip, pictures: dict[str, np.ndarray], seen: dict[str, np.ndarray]) -> None:
     half = load_clip("embedded", device="cpu", precision="bf16")
-    images = [pictures["chelsea"]]
-    assert float((half.embed_images(images) @ clip.embed_images(images).T)[0, 0]) > 0.99
+    assert float(half.embed_images([pictures["chelsea"]])[0] @ seen["chelsea"]) > 0.99
     assert float((half.embed_texts(["a cat"]) @ clip.embed_texts(["a cat"]).T)[0, 0]) > 0.99
 
 
@@ -149,18 +155,20 @@ def test_identity_is_the_hash_of_the_trained_weights(clip: Clip) -> None:
     assert sum((assemble.HERE / name).stat().st_size for name in assemble.ENGLISH.heads) < 10e6
 
 
-def test_processes_that_start_at_once_share_one_folder(tmp_path: Path) -> None:
-    code = (
-        "from curation.models.embedded.assemble import ENGLISH, assembled; "
-        "print(sorted(p.name for p in assembled(ENGLISH).iterdir()))"
-    )
-    env = os.environ | {"CURATION_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    runs = [subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE) for _ in range(2)]
-    outputs = {run.communicate()[0] for run in runs}
-    assert [run.returncode for run in runs] == [0, 0]
-    assert len(outputs) == 1
-    assert b"open_clip_model.safetensors" in outputs.pop()
-    assert len(list(tmp_path.iterdir())) == 1
+def test_two_that_assemble_at_once_share_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CURATION_CACHE", str(tmp_path))
+    write, both_are_written = assemble.write_model, threading.Barrier(2, timeout=300)
+
+    def written(*args: Any, **kwargs: Any) -> None:
+        write(*args, **kwargs)
+        both_are_written.wait()  # only now do both rename
+
+    monkeypatch.setattr(assemble, "write_model", written)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(assemble.assembled, [assemble.ENGLISH] * 2)
+    assert one == other
+    assert (one / "open_clip_model.safetensors").is_file()
+    assert [folder.name for folder in tmp_path.iterdir()] == [one.name]
 
 
 def test_a_backbone_of_other_bytes_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -197,10 +205,13 @@ def test_an_ordinary_architecture_loads_from_a_local_file(tmp_path: Path) -> Non
     assert clip.embed_texts(["a", "a b c"]).shape == (2, clip.dim)
 
 
-def test_chinese_captions_of_a_picture(multi: Clip, pictures: dict[str, np.ndarray]) -> None:
+def test_chinese_captions_of_a_picture(
+    multi: Clip, pictures: dict[str, np.ndarray], seen: dict[str, np.ndarray]
+) -> None:
     texts = ["一只猫看着镜头。", "一个男人在骑自行车。", "海边的房子。", "孩子们在踢足球。"]
-    similarity = multi.embed_images([pictures["chelsea"]]) @ multi.embed_texts(texts).T
-    assert similarity[0].argmax() == 0
+    images = multi.embed_images([pictures["chelsea"]])
+    assert (images @ multi.embed_texts(texts).T)[0].argmax() == 0
+    np.testing.assert_allclose(images[0], seen["chelsea"], atol=1e-5)  # one space for all languages
 
 
 @pytest.mark.shared
@@ -212,36 +223,47 @@ def test_imagenet_pictures_are_recognised(shared: Path) -> None:
 
     clip = load_clip("embedded", device="cpu")
     synsets = ImageNetInfo().label_names()
-    files = sorted((shared / "data/evalsets/imagenet32").iterdir())
+    files = sorted((shared / "data/evalsets/imagenet32").iterdir())[::3]
     pixels = torch.stack([clip.preprocess(np.asarray(Image.open(f).convert("RGB"))) for f in files])
     for tower in clip.model.visual.trunk.towers:
         with torch.inference_mode():
             found = tower(pixels).argmax(1).tolist()
-        assert sum(synsets[i] == f.name.split("_")[0] for i, f in zip(found, files, strict=True)) >= 27
+        assert sum(synsets[i] == f.name.split("_")[0] for i, f in zip(found, files, strict=True)) >= len(files) - 3
 
 
 def right_and_wrong(images: np.ndarray, texts: np.ndarray) -> tuple[float, float]:
-    """Area under the ROC curve, right against all wrong pairs; share of pictures whose caption is in the top 10."""
+    """Area under the ROC curve, right against all wrong pairs; share of pictures whose caption is in the top 3."""
     similarity = images @ texts.T
     right = np.diag(similarity)
     wrong = np.sort(similarity[~np.eye(len(similarity), dtype=bool)])
     auc = float(np.searchsorted(wrong, right).mean() / len(wrong))
-    return auc, float(((similarity > right[:, None]).sum(1) < 10).mean())
+    return auc, float(((similarity > right[:, None]).sum(1) < 3).mean())
+
+
+@pytest.fixture(scope="module")
+def unseen(clip: Clip, shared: Path) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """60 captioned pictures that neither model was trained on, and their vectors."""
+    from PIL import Image
+
+    folder = shared / "data/captions/flickr8k"
+    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["split"] == "dev"][:60]
+    files = [folder / "images" / row["image"] for row in rows]
+    return rows, clip.embed_images([np.asarray(Image.open(file).convert("RGB")) for file in files])
 
 
 @pytest.mark.shared
-# floors a little under what these 200 measure (en .969 and .86, zh .942 and .69); all 1,000 are in docs/models.md
-@pytest.mark.parametrize(("language", "least_auc", "least_top10"), [("en", 0.965, 0.84), ("zh", 0.935, 0.66)])
+# floors a little under what these 60 measure (en .959 and .80, zh .936 and .58); all 1,000 are in docs/models.md
+@pytest.mark.parametrize(("language", "least_auc", "least_top3"), [("en", 0.955, 0.75), ("zh", 0.93, 0.55)])
 def test_captions_of_pictures_never_trained_on(
-    language: str, least_auc: float, least_top10: float, shared: Path, request: pytest.FixtureRequest
+    language: str,
+    least_auc: float,
+    least_top3: float,
+    unseen: tuple[list[dict[str, Any]], np.ndarray],
+    request: pytest.FixtureRequest,
 ) -> None:
-    from PIL import Image
-
-    clip: Clip = request.getfixturevalue("clip" if language == "en" else "multi")
-    folder = shared / "data/captions/flickr8k"
-    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if row["split"] == "dev"][:200]
-    images = clip.embed_images([np.asarray(Image.open(folder / "images" / r["image"]).convert("RGB")) for r in rows])
-    auc, top10 = right_and_wrong(images, clip.embed_texts([row[language][0] for row in rows]))
+    rows, images = unseen
+    captions: Clip = request.getfixturevalue("clip" if language == "en" else "multi")
+    auc, top3 = right_and_wrong(images, captions.embed_texts([row[language][0] for row in rows]))
     assert auc > least_auc
-    assert top10 > least_top10
+    assert top3 > least_top3

@@ -60,13 +60,13 @@ def save_tiny_llava(folder: Path) -> Path:
     return folder
 
 
-def save_tiny_llava_next(folder: Path) -> Path:
-    """LLaVA-NeXT: its processor cuts AnyRes tiles of 28 px."""
+def save_tiny_llava_next(folder: Path, context: int = 4096) -> Path:
+    """LLaVA-NeXT: its processor cuts AnyRes tiles of 28 px, 4 tokens each."""
     import transformers
 
     config = transformers.LlavaNextConfig(
         vision_config=_TOWER,
-        text_config=_LLAMA,
+        text_config=_LLAMA | {"max_position_embeddings": context},
         image_token_id=VOCABULARY.index("<image>"),
         image_grid_pinpoints=PINPOINTS,
     )

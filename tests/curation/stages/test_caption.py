@@ -20,7 +20,7 @@ from curation.models.captioner import Captioner
 from curation.stages.caption import Caption
 from curation.verdicts import Fault
 from tests.curation.conftest import jpeg
-from tests.curation.models.tiny import save_tiny_blip, save_tiny_itm
+from tests.curation.models.tiny import save_tiny_blip, save_tiny_itm, save_tiny_llava_next
 
 TEXTS = ["a red ball", "a dog runs", "snow"]
 
@@ -65,6 +65,23 @@ def test_everything_that_was_measured_is_kept(models: dict[str, str]) -> None:
     assert tally["captions"] == 3
     assert set(stage.models) == {"captioner", "matcher", "sampling"}
     assert stage.models["sampling"].startswith("1 x nucleus 0.9, seed 0, repetition penalty 1.1, 5 to 20 tokens")
+
+
+def test_the_tiles_that_a_captioner_saw_are_kept(models: dict[str, str], tmp_path: Path) -> None:
+    captioner = str(save_tiny_llava_next(tmp_path / "next"))
+    stage = Caption(captioner=captioner, matcher=models["matcher"], anyres={"grids": [[1, 1], [2, 2]]}, max_length=8)
+    small, large = jpeg(data.coffee()[:24, :24]), jpeg(data.coffee()[:200, :300])
+    rows, _ = measured(stage, batch([small, large, b"\xff\xd8 no picture"]))
+    # of the map of 4 x 4 the outer rows are padding
+    kept = [(row["caption_grid"], row["caption_tokens_flat"], row["caption_tokens_unpadded"]) for row in rows]
+    assert kept == [("1x1", 8, 4 + 2 * 3), ("2x2", 20, 4 + 2 * 5), (None, None, None)]
+    assert measured(Caption(**models))[0][0]["caption_grid"] is None  # one view
+
+
+@pytest.mark.parametrize("captioner", ["embedded", "http://host/v1#model"])
+def test_tiles_are_refused_before_any_work(captioner: str) -> None:
+    with pytest.raises(ValidationError, match="cuts no tiles: leave anyres out, or name a captioner of LLaVA-NeXT"):
+        Caption(captioner=captioner, anyres={})
 
 
 def test_an_empty_batch_and_no_batch(models: dict[str, str]) -> None:
