@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -381,7 +382,9 @@ def test_a_backfill_over_dates_runs_each_dump_and_does_again_only_what_changed(
     # the same once more by the interface that the UI uses, and one dump with another setting by its key
     (old, new), gate = dumps, {"gates.similarity_low.at_least": dict.fromkeys(("en", "multi", "nolang"), -1)}
     (open_one,) = airflow.client._call("GET", "/backfills?dag_id=curate_dump")["backfills"]
-    airflow.client._call("PUT", f"/backfills/{open_one['id']}/cancel")  # all its runs are over; Airflow looks by and by
+    if not open_one["completed_at"]:  # all its runs are over, but Airflow looks by and by, perhaps just now
+        with suppress(OutageError):
+            airflow.client._call("PUT", f"/backfills/{open_one['id']}/cancel")
     again = {"dag_id": "curate_dump", "from_date": f"{dump_date(old):%FT%TZ}", "to_date": f"{dump_date(old):%FT%TZ}"}
     again |= {"dag_run_conf": conf, "reprocess_behavior": "completed", "max_active_runs": 1}
     airflow.client._call("POST", "/backfills", again)
@@ -438,7 +441,7 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> str:
     pytest.fail(f"{pattern} was not said:\n{told}")
 
 
-def test_the_demo_after_one_that_was_killed(tmp_path: Path) -> None:
+def test_a_killed_demo_is_gone_on_with_and_ctrl_c_ends_everything(tmp_path: Path) -> None:
     killed = demo(tmp_path, "--shards", "1")
     read_until(killed, r"extract: \d+ rows")
     killed.send_signal(signal.SIGKILL)
@@ -447,21 +450,11 @@ def test_the_demo_after_one_that_was_killed(tmp_path: Path) -> None:
     home = tmp_path / "airflow"
     assert marked(home), "Airflow outlives a killed starter"
 
-    process = demo(tmp_path, "--shards", "1", "--keep", "0")
-    told, _ = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 0, told
+    process = demo(tmp_path, "--shards", "1")
+    told = read_until(process, r"download: \d+ rows")
     assert "an earlier demo was killed" in told
     assert "unfinished" in told
-    assert re.search(r"dataset version: .*/datasets/demo/", told)
-    assert re.search(r"recipe demo: \d+ of \d+ samples kept", told)
-    assert marked(home) == []
-
-
-def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
-    process = demo(tmp_path, "--shards", "1")
-    read_until(process, "Airflow is up")
-    assert marked(tmp_path / "airflow")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=LIMIT_S)
     assert process.returncode == 130
-    assert marked(tmp_path / "airflow") == []
+    assert marked(home) == []
