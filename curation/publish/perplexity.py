@@ -7,7 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 from curation.errors import ConfigError
+from curation.models import embedded_lm
 
+EMBEDDED = "embedded"
 _BATCH = 16
 _MAX_TOKENS = 128
 
@@ -18,9 +20,11 @@ def negative_log_likelihood(texts: Sequence[str], model_name: str) -> tuple[floa
     Each text stands alone; its first token is given, not predicted, and what is beyond 128 tokens is left out. On the
     CPU, so that a task of any queue can measure it.
 
-    model_name  of a causal LM that transformers loads: a folder, or a name on its hub
+    model_name  "embedded", or a causal LM that transformers loads: a folder, or a name on its hub
     raises      ConfigError when it can't be loaded
     """
+    if model_name == EMBEDDED:
+        return embedded_lm.negative_log_likelihood(texts)
     import torch
 
     tokenizer, model = _loaded(model_name)

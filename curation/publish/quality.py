@@ -12,6 +12,7 @@ import numpy as np
 
 from curation.publish.grammar import LANGUAGE, grammar
 from curation.publish.lexical import diversity
+from curation.publish.perplexity import EMBEDDED, negative_log_likelihood
 from curation.publish.writers import caption_of
 from curation.web.urls import hostname
 
@@ -125,12 +126,12 @@ class Quality:
         }
 
     def _likelihood(self) -> list[float]:
-        """Negative log-likelihood of the shard's first captions and its number of tokens; zeros where not measured."""
-        if not self._perplexity_model:
-            return [0.0, 0]
-        from curation.publish.perplexity import negative_log_likelihood  # torch: only for who asks
+        """Negative log-likelihood of the shard's first captions and its number of tokens; zeros where not measured.
 
-        return list(negative_log_likelihood(self._texts, self._perplexity_model))
+        The embedded model knows English alone, and is asked about English captions alone.
+        """
+        texts = self._english if self._perplexity_model == EMBEDDED else self._texts
+        return list(negative_log_likelihood(texts, self._perplexity_model)) if self._perplexity_model else [0.0, 0]
 
 
 def _origin(row: dict[str, Any]) -> str:

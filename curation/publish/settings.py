@@ -174,8 +174,9 @@ class Publish(BaseModel):
     )
     seed: int = Field(0, ge=0, description="of the choice of templates")
     perplexity_model: str = Field(
-        "",
-        description="causal LM of transformers, a folder or a name, that tells the captions' perplexity; empty: none",
+        "embedded",
+        description="causal LM that tells the captions' perplexity: embedded (English ones), a folder or name of "
+        "transformers; empty: none",
     )
     balance: Balance | None = None
     max_per_domain: int | None = Field(None, ge=1, description="samples of one host of pictures, drawn at random")
