@@ -235,6 +235,7 @@ def open_captioner(
     from curation.models import lite_blip  # noqa: F401  registers its classes with the Auto classes
     from curation.models.embedded_blip import assemble
 
+    hide_progress_bars()
     source = str(assemble.assembled("captioner")) if name == "embedded" else name
     try:
         model, found = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, output_loading_info=True)
@@ -258,6 +259,13 @@ def open_captioner(
 
 load_captioner = lru_cache(maxsize=4)(open_captioner)
 """As open_captioner, but one copy a process, however many shards it takes; do not train it."""
+
+
+def hide_progress_bars() -> None:
+    """Those of transformers, for loading and writing weights: the log of a task shows each as an error."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def require_all_weights(whose: str, found: dict[str, Any]) -> None:

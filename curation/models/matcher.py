@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,13 +12,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from curation.errors import ConfigError
-from curation.models.captioner import pixel_values, require_all_weights, torch_device, weights_identity
+from curation.models.captioner import (
+    hide_progress_bars,
+    pixel_values,
+    require_all_weights,
+    torch_device,
+    weights_identity,
+)
 from curation.models.clip import Clip, load_clip
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from transformers.image_processing_base import ImageProcessingMixin
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 BATCH = 32  # pairs a forward pass; bounds memory, changes no result
 MAX_TOKENS = 35  # BLIP's tokenisation for retrieval and filtering (Li et al. 2022, models/blip_itm.py)
@@ -41,7 +49,8 @@ class Matcher:
     def match(self, images: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
         """Probability that text i describes picture i: softmax of the ITM logits, column 1.
 
-        images   uint8 (h, w, 3), RGB, any sizes     texts    cut to 35 tokens
+        images   uint8 (h, w, 3), RGB, any sizes; one that stands several times, as the same object, is looked at once
+        texts    cut to 35 tokens
         returns  float32 (n,), 0..1; BLIP keeps a text from 0.5 on
         raises   ValueError if there are not as many texts as pictures
         """
@@ -52,8 +61,11 @@ class Matcher:
         scores = np.empty(len(images), np.float32)
         for start in range(0, len(images), BATCH):
             part = slice(start, start + BATCH)
-            inputs = {name: value.to(self._device) for name, value in self.inputs(images[part], texts[part]).items()}
-            with torch.inference_mode():
+            distinct = {id(image): image for image in images[part]}
+            rows = [list(distinct).index(id(image)) for image in images[part]]
+            made = self.inputs(list(distinct.values()), texts[part])
+            inputs = {name: value.to(self._device) for name, value in made.items()}
+            with torch.inference_mode(), _repeated(self.model, rows):
                 logits = self.model(**inputs, use_itm_head=True).itm_score
             scores[part] = logits.float().softmax(dim=-1)[:, 1].cpu().numpy()
         return scores
@@ -76,6 +88,21 @@ class Matcher:
         self._image_processor.save_pretrained(folder)
 
 
+@contextmanager
+def _repeated(model: PreTrainedModel, rows: list[int]) -> Iterator[None]:
+    """Meanwhile the picture tower's output is that of `rows` of its pictures: texts of one picture share its pass."""
+
+    def repeat(module: object, given: object, seen: BaseModelOutputWithPooling) -> BaseModelOutputWithPooling:
+        seen.last_hidden_state = seen.last_hidden_state[rows]
+        return seen
+
+    handle = model.vision_model.register_forward_hook(repeat)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def open_matcher(name: str = "embedded", *, device: str = "auto") -> Matcher:
     """Read a matcher of the BLIP family (Salesforce/blip-itm-*): a local folder, a hub name, or "embedded".
 
@@ -87,6 +114,7 @@ def open_matcher(name: str = "embedded", *, device: str = "auto") -> Matcher:
     from curation.models import lite_blip
     from curation.models.embedded_blip import assemble
 
+    hide_progress_bars()
     source = str(assemble.assembled("matcher")) if name == "embedded" else name
     # transformers has no Auto class for image-text matching
     classes = {"blip": BlipForImageTextRetrieval, "lite_blip": lite_blip.LiteBlipForImageTextRetrieval}

@@ -168,6 +168,56 @@ def test_killed_in_a_step_it_goes_on_and_ends_where_it_would_have(
     assert [line["loss"] for line in resumed.fitted.log] == pytest.approx([one["loss"] for one in whole.fitted.log])
 
 
+def test_two_processes_train_as_one_and_go_on_when_one_of_them_was_killed(
+    student: str, store: Store, tmp_path: Path
+) -> None:
+    chosen, kept = settings(student, max_steps=6, micro_batch=2, save_every=2), records(store)
+    (tmp_path / "job.json").write_text(
+        Job(store=store.root, name="two", records=kept.key, settings=chosen).model_dump_json()
+    )
+    # as accelerate's launcher starts them, but for the imports, which the two share
+    script = textwrap.dedent(f"""
+        import os, signal
+        import accelerate, transformers.trainer
+        from curation.captions import training
+        from curation.demo.airflow_server import free_port
+        training.open_captioner({student!r}, device="cpu")  # what it imports
+        decode, seen = training.decode_stored, []
+        def deadly(data):
+            seen.append(1)
+            if len(seen) == 2 * 3 + 1:  # in the middle of the fourth step; the last checkpoint is the second's
+                os.kill(os.getpid(), signal.SIGKILL)
+            return decode(data)
+        for time in range(2):
+            where, port, children = {str(tmp_path)!r}, str(free_port()), []
+            for rank in range(2):
+                if child := os.fork():
+                    children.append(child)
+                    continue
+                os.environ |= {{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": port}}
+                if (time, rank) == (0, 1):
+                    training.decode_stored = deadly
+                ended = 1
+                try:
+                    training.main([where + "/job.json", where + "/made.json"])
+                    ended = 0
+                finally:
+                    os._exit(ended)
+            print(*[os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+    """)
+    quiet = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CURATION_CACHE": str(tmp_path / "cache")}
+    where = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True,
+                          env=os.environ | quiet | where)  # fmt: skip
+    assert done.stdout.splitlines() == [f"1 {-signal.SIGKILL}", "0 0"], done.stderr[-3000:]
+    made = registry.Manifest.model_validate_json((tmp_path / "made.json").read_bytes())
+    assert registry.versions(store, "two") == [made.version]
+    assert (made.metrics["resumed_from"], made.metrics["steps"]) == (2, 6)
+    alone = train(chosen.model_copy(update={"micro_batch": 4}), kept, tmp_path / "alone")
+    losses = [line["loss"] for line in alone.fitted.log]
+    assert [line["loss"] for line in made.metrics["log"]] == pytest.approx(losses, rel=1e-4)
+
+
 def test_without_room_a_batch_is_halved_and_the_result_stays(
     student: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

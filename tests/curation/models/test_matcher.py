@@ -104,6 +104,20 @@ def test_blip_loads_through_the_same_door_and_scores_as_transformers_does(tmp_pa
     assert matcher.identity.startswith(f"{tmp_path.name}@")
 
 
+def test_a_picture_of_several_texts_is_looked_at_once(tmp_path: Path) -> None:
+    matcher = load_matcher(str(save_tiny_blip(tmp_path)))
+    coffee, cat = data.coffee(), data.chelsea()
+    images, texts = [coffee, cat, coffee, cat.copy()], ["a dog", "a red ball", "snow", "a red ball"]
+    alone = [matcher.match([image.copy()], [text])[0] for image, text in zip(images, texts, strict=True)]
+    seen: list[int] = []
+    matcher.model.vision_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    assert matcher.match(images, texts) == pytest.approx(alone, abs=1e-5)
+    assert seen == [3]
+    assert len(set(alone)) == 3
+
+
 def test_a_model_that_does_not_match_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing-here"):
         load_matcher(str(tmp_path / "nothing-here"))

@@ -1,5 +1,11 @@
 """The stage with real classes of transformers, of two layers each, on real pictures."""
 
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,11 +23,14 @@ import torch
 
 from curation.errors import ConfigError, OutageError
 from curation.models.captioner import Captioner
+from curation.runner import receipt_of, run_stage
 from curation.stages.caption import Caption
 from curation.verdicts import Fault
-from tests.curation.conftest import jpeg
+from tests.curation.captions.endpoint_server import EndpointServer
+from tests.curation.conftest import World, jpeg
 from tests.curation.models.tiny import save_tiny_blip, save_tiny_itm, save_tiny_llava_next
 
+ROOT = Path(__file__).resolve().parents[3]
 TEXTS = ["a red ball", "a dog runs", "snow"]
 
 
@@ -141,6 +150,44 @@ def test_a_batch_without_room_is_halved(models: dict[str, str], monkeypatch: pyt
     monkeypatch.setattr(Captioner, "caption", no_memory)
     with pytest.raises(OutageError, match="no room"):
         measured(Caption(**models))
+
+
+def test_killed_while_it_captions_a_shard_is_not_there_and_no_picture_is_asked_about_twice(
+    models: dict[str, str], world: World
+) -> None:
+    with EndpointServer() as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        caption = {"captioner": f"{server.url}#m", "matcher": models["matcher"], "batch_size": 1, "device": "cpu"}
+        recipe, _ = world.recipe({"stages.caption": caption})
+        for stage in recipe.stage_names[: recipe.stage_names.index("caption")]:
+            run_stage(world.store, recipe, "crawl", 0, stage)
+        script = textwrap.dedent(f"""
+            import os, signal
+            from curation.recipe import Recipe
+            from curation.runner import run_stage
+            from curation.stages.caption import Caption
+            from curation.store import Store
+            match, matched = Caption._match, []
+            def deadly(self, rows, tally):
+                matched.append(rows)
+                if len(matched) == 2:  # the second picture has its caption, the first one is done
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return match(self, rows, tally)
+            Caption._match = deadly
+            recipe = Recipe.model_validate_json({recipe.model_dump_json()!r})
+            run_stage(Store({world.store.root!r}), recipe, "crawl", 0, "caption")
+        """)
+        told = os.environ | {"PYTHONPATH": str(ROOT), "CURATION_STORE": world.store.root}
+        done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, env=told)
+        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+        assert receipt_of(world.store, recipe, "crawl", 0, "caption") is None
+        assert sorted(server.asked.values()) == [1, 1]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CURATION_STORE", world.store.root)
+            receipt = run_stage(world.store, recipe, "crawl", 0, "caption")
+        server.shutdown()
+    assert receipt.tally["captions"] == 2
+    assert sorted(server.asked.values()) == [1, 1]
 
 
 def test_what_the_model_writes_is_cleaned_or_refused(models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
