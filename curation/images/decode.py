@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import cv2
 import imagecodecs
+import kornia_rs.io
 import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
@@ -186,13 +187,23 @@ def _decoded_fast(picture: Image.Image, data: bytes, side_px: int | None) -> np.
     plain = picture.mode == "P" or data[24:25] == b"\x08"  # bits a sample, by the header
     if picture.format == "PNG" and picture.mode in ("RGB", "L", "P") and plain and not clear and not large:
         try:
-            png: np.ndarray = imagecodecs.spng_decode(data)
-        except imagecodecs.SpngError:
+            png = _decoded_png(picture, data)
+        except Exception:  # kornia-rs has no class of its own
             return None
-        if png.ndim == 2:
+        if png.ndim == 2 or png.shape[2] == 1:
             png = cv2.cvtColor(png, cv2.COLOR_GRAY2RGB)
         return png if png.shape == (picture.height, picture.width, 3) else None
     return None
+
+
+def _decoded_png(picture: Image.Image, data: bytes) -> np.ndarray:
+    if picture.mode == "P":
+        palette: np.ndarray = imagecodecs.spng_decode(data)  # kornia-rs keeps the indices
+        return palette
+    # 13 ms a photograph where spng takes 22 and Pillow 43
+    kind = "rgb" if picture.mode == "RGB" else "mono"
+    plain: np.ndarray = kornia_rs.io.decode_image_png_u8(data, (picture.height, picture.width), kind)
+    return plain
 
 
 def _carried(picture: Image.Image) -> dict[str | tuple[int, int], Any]:
@@ -282,14 +293,25 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
 
 
 def _shrunk(pixels: np.ndarray, side_px: int, original: tuple[int, int]) -> np.ndarray:
-    """Pixels with the shorter side at most side_px, in the proportions of the original (width, height)."""
+    """Pixels with the shorter side at most side_px, in the proportions of the original (width, height).
+
+    Whole halvings first, then bilinear, from 4/3 on cubic at twice the size and averaged: as near to Pillow's Lanczos
+    as INTER_AREA alone (mean difference 1.0 to 1.2 levels, 0.9) in a fourth of its time, docs/benchmarks.md.
+    """
     scale = side_px / min(original)
     if scale >= 1:
         return pixels
     size = max(1, round(original[0] * scale)), max(1, round(original[1] * scale))
+    while pixels.shape[0] >= 2 * size[1] and pixels.shape[1] >= 2 * size[0]:
+        height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
+        pixels = cv2.resize(pixels[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
     if size == (pixels.shape[1], pixels.shape[0]):
         return pixels
-    shrunk: np.ndarray = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    if 3 * pixels.shape[0] <= 4 * size[1] and 3 * pixels.shape[1] <= 4 * size[0]:
+        shrunk: np.ndarray = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
+        return shrunk
+    twice = cv2.resize(pixels, (2 * size[0], 2 * size[1]), interpolation=cv2.INTER_CUBIC)
+    shrunk = cv2.resize(twice, size, interpolation=cv2.INTER_AREA)
     return shrunk
 
 

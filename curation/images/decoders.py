@@ -18,7 +18,8 @@ from curation.verdicts import Fault
 
 _START_S = 60.0
 _PACKAGE = Path(__file__).resolve().parents[2]
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # each decoder is one of several
+# each decoder is one of several
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 
 Decoded = dict[str, Any]
 """The fields of decode.Picture, or `fault` and `reason`."""

@@ -56,7 +56,7 @@ class Download(Stage):
     """Fetch, decode once, resize, re-encode, hash. Consent is respected by default and a refusal keeps its evidence."""
 
     name: ClassVar[str] = "download"
-    version: ClassVar[int] = 3  # 3: libcurl; exif, same_on_host, identity, phash_distance; large pictures by blocks
+    version: ClassVar[int] = 4  # 3: libcurl; exif, same_on_host; 4: shrunk by halvings and bilinear
     resource: ClassVar[Resource] = "io"
     consumes: ClassVar[pa.Schema] = schema(*("url", "page_opt_out", "expected_sha256", "expected_phash", "picture_ref"))
 

@@ -39,7 +39,7 @@ def test_an_http2_stream_without_room_is_asked_for_again_where_it_can_wait(tmp_p
             response = await fetcher.fetch(f"https://big.test/{n}.jpg")
             assert response.fault is None
             assert bytes(response.body) == body
-            await asyncio.sleep(1)  # as long as a slow decoder takes
+            await asyncio.sleep(0.3)  # as long as a slow decoder takes
             response.share.release()
 
         await asyncio.wait_for(asyncio.gather(*(one(n) for n in range(12))), 30)
@@ -140,13 +140,13 @@ class Narrow(Http1):
 
 
 def arrived_on_a_narrow_line() -> tuple[int, int]:
-    """How many of 400 requests get through, and how many may be in flight at the end."""
+    """How many of 320 requests get through, and how many may be in flight at the end."""
     Narrow.free_at = 0.0
     answer = b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"
     told = []
 
     async def work(fetcher: Fetcher) -> None:
-        found = await asyncio.gather(*(fetcher.fetch(f"http://h{n % 5}.test/{n}") for n in range(400)))
+        found = await asyncio.gather(*(fetcher.fetch(f"http://h{n % 5}.test/{n}") for n in range(320)))
         told.append((sum(response.fault is Fault.HTTP_404 for response in found), fetcher.in_flight[1]))
 
     with serving(lambda: Narrow(answer), None) as address:
