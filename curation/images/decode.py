@@ -172,8 +172,10 @@ def _decoded_fast(picture: Image.Image, data: bytes, side_px: int | None) -> np.
     """
     if picture.format == "JPEG" and picture.mode in ("RGB", "L"):
         try:
+            least = side_px or 0
+            # what is shrunk anyway loses nothing by the faster transform, which takes a fifth less time
             decoded: np.ndarray = simplejpeg.decode_jpeg(
-                data, min_height=side_px or 0, min_width=side_px or 0, min_factor=1
+                data, min_height=least, min_width=least, min_factor=1, fastdct=bool(least)
             )
         except ValueError:
             return None
