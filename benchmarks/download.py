@@ -2,7 +2,8 @@
 
 Both fetch with one attempt and a limit of 10 s, resize to 256 px on the shorter side, encode JPEG at quality 92, hash
 and write Parquet; time is that of the whole command. img2dataset runs in its own environment with several counts of
-processes and threads, the best of which counts; then which pictures arrived, and in which size, is compared.
+processes, threads and shards a process, the best of which counts: it waits at the end of each shard for the slowest
+URLs, so few shards are best. Then which pictures arrived, and in which size, is compared.
 
     python -m venv /tmp/img2dataset && /tmp/img2dataset/bin/pip install img2dataset
     python benchmarks/download.py --peer /tmp/img2dataset/bin/python
@@ -33,8 +34,8 @@ from img2dataset import download
 if __name__ == "__main__":
     download(url_list=sys.argv[1], output_folder=sys.argv[2], input_format="parquet", url_col="url", caption_col="text",
              output_format="parquet", resize_mode="keep_ratio", image_size=256, resize_only_if_bigger=True,
-             encode_format="jpg", encode_quality=92, compute_hash="sha256", number_sample_per_shard=1000, timeout=10,
-             retries=0, processes_count=int(sys.argv[3]), thread_count=int(sys.argv[4]))
+             encode_format="jpg", encode_quality=92, compute_hash="sha256", timeout=10, retries=0,
+             processes_count=int(sys.argv[3]), thread_count=int(sys.argv[4]), number_sample_per_shard=int(sys.argv[5]))
 """
 
 
@@ -128,7 +129,9 @@ def main() -> None:
     parser.add_argument("--peer", help="python of an environment with img2dataset")
     parser.add_argument("--urls", default="6000")
     parser.add_argument("--trial-urls", type=int, default=1500, help="for choosing img2dataset's settings")
-    parser.add_argument("--settings", default="2x32,2x64,2x128,2x256,4x64", help="processes x threads to try")
+    parser.add_argument(
+        "--settings", default="2x64x1,2x256x1,2x256x3,4x256x1", help="processes x threads x shards a process to try"
+    )
     parser.add_argument("--connections", type=int, default=512)
     parser.add_argument("--only", action="store_true")
     parser.add_argument("--ours", nargs=4)
@@ -152,6 +155,11 @@ def main() -> None:
                 pq.write_table(pa.table({"url": urls, "text": ["a picture"] * count}), path)
                 return str(path), urls
 
+            def peer(setting: str, path: str, out: Path, count: int) -> list[str]:
+                processes, threads, shards = map(int, setting.split("x"))
+                a_shard = -(-count // (processes * shards))
+                return [args.peer, str(peer_script), path, str(out), str(processes), str(threads), str(a_shard)]
+
             def run(label: str, command: list[str], count: int) -> float:
                 before = server_time([serving])
                 seconds, watch = timed(command)
@@ -169,8 +177,7 @@ def main() -> None:
                 rates = {}
                 trial, _ = url_list(args.trial_urls, 10_000_000)
                 for number, setting in enumerate(args.settings.split(",")):
-                    out = str(folder / f"trial-{number}")
-                    command = [args.peer, str(peer_script), trial, out, *setting.split("x")]
+                    command = peer(setting, trial, folder / f"trial-{number}", args.trial_urls)
                     rates[setting] = run(f"img2dataset {setting}, trial", command, args.trial_urls)
                 best = max(rates, key=lambda setting: rates[setting])
             for count in map(int, args.urls.split(",")):
@@ -183,8 +190,7 @@ def main() -> None:
                 if not best:
                     continue
                 there = folder / f"peer-{count}"
-                peer_command = [args.peer, str(peer_script), path, str(there), *best.split("x")]
-                peer_rate = run(f"img2dataset {best}", peer_command, count)
+                peer_rate = run(f"img2dataset {best}", peer(best, path, there, count), count)
                 theirs = outcome_of_peer(there)
                 off = [url for url in found.keys() & theirs.keys() if _apart(found[url], theirs[url]) > 1]
                 print(

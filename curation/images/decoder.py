@@ -1,13 +1,14 @@
 """The decoder process: pictures in, what is kept of them out. Whatever a hostile file does happens here.
 
-Started by decoders.py with a socket and its settings; never imported by anything else. Messages are a length and
-plain bytes or JSON: a decoder that was taken over has no pickle to send.
+Started by decoders.py with a socket, memory to read bodies from, and its settings; never imported by anything else.
+Messages are a length and plain bytes or JSON: a decoder that was taken over has no pickle to send.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import resource
 import signal
@@ -20,6 +21,7 @@ from typing import Any
 LENGTH = struct.Struct("<Q")
 REPLY = struct.Struct("<cII")  # kind, length of the JSON, length of the picture
 READY, ASKS, GO, DONE, FAILED = b"K", b"A", b"G", b"D", b"F"
+SHARED_BYTES = 1 << 20  # bodies up to this length lie in shared memory, longer ones follow their length
 LARGE_PIXELS = 8 << 20  # from here on one picture is decoded at a time: it takes 4 bytes a pixel and more
 
 
@@ -35,13 +37,14 @@ def received(sock: socket.socket, n_bytes: int) -> bytearray:
     return data
 
 
-def main(descriptor: int, settings: dict[str, Any], memory_bytes: int, seconds: float) -> None:
+def main(descriptor: int, shared: int, settings: dict[str, Any], memory_bytes: int, seconds: float) -> None:
     """Decode one picture after the other until the other side hangs up."""
     from curation.images.decode import Undecodable, decode_picture
     from curation.images.phash import phash
 
     phash(_warm())  # what is loaded at the first picture counts as used before the limit is set
     sock = socket.socket(fileno=descriptor)
+    bodies = mmap.mmap(shared, SHARED_BYTES, prot=mmap.PROT_READ)
     _limit_memory(memory_bytes)
     sock.sendall(READY)
 
@@ -53,11 +56,11 @@ def main(descriptor: int, settings: dict[str, Any], memory_bytes: int, seconds: 
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
     while True:
-        with contextlib.suppress(MemoryError):  # no room for the next body: it stays with the sender
-            data = received(sock, LENGTH.unpack(received(sock, LENGTH.size))[0])
+        (n_bytes,) = LENGTH.unpack(received(sock, LENGTH.size))
+        data = bodies[:n_bytes] if n_bytes <= SHARED_BYTES else bytes(received(sock, n_bytes))
         signal.setitimer(signal.ITIMER_REAL, seconds)  # its default action ends us, also inside a decoder's loop
         try:
-            picture = decode_picture(bytes(data), admit=admit, **settings)
+            picture = decode_picture(data, admit=admit, **settings)
             kind, image, rest = DONE, picture.image, picture._asdict()
             del rest["image"]
         except Undecodable as err:
@@ -85,5 +88,6 @@ def _limit_memory(n_bytes: int) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to deal with
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        main(int(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
+    # MemoryError: no room even for the body; a fresh process may have it
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError, MemoryError):
+        main(int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]))

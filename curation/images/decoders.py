@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from curation.errors import OutageError
-from curation.images.decoder import ASKS, DONE, GO, LENGTH, READY, REPLY, received
+from curation.images.decoder import ASKS, DONE, GO, LENGTH, READY, REPLY, SHARED_BYTES, received
 from curation.verdicts import Fault
 
 _START_S = 60.0
@@ -81,15 +83,19 @@ class _Process:
         self._sock, theirs = socket.socketpair()
         self._sock.settimeout(_START_S)
         path = os.pathsep.join([str(_PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])])
-        arguments = [str(theirs.fileno()), json.dumps(settings), str(memory_bytes), str(seconds)]
+        shared = os.memfd_create("bodies") if hasattr(os, "memfd_create") else _unnamed_file()
+        os.ftruncate(shared, SHARED_BYTES)
+        self._bodies = mmap.mmap(shared, SHARED_BYTES)
+        arguments = [str(theirs.fileno()), str(shared), json.dumps(settings), str(memory_bytes), str(seconds)]
         with theirs:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "curation.images.decoder", *arguments],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), shared],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=os.environ | {"PYTHONPATH": path} | dict.fromkeys(_THREADS, "1"),
             )
+        os.close(shared)
         try:
             received(self._sock, len(READY))
         except (EOFError, OSError) as err:
@@ -98,8 +104,12 @@ class _Process:
 
     def decode(self, data: bytes | bytearray, large: threading.Lock) -> Decoded:
         """Raises EOFError or OSError when the process died or hangs."""
-        self._sock.sendall(LENGTH.pack(len(data)))
-        self._sock.sendall(data)
+        if len(data) <= SHARED_BYTES:
+            self._bodies[: len(data)] = data
+            self._sock.sendall(LENGTH.pack(len(data)))
+        else:
+            self._sock.sendall(LENGTH.pack(len(data)))
+            self._sock.sendall(data)
         kind, text, image = self._reply()
         if kind == ASKS:
             with large:
@@ -115,6 +125,7 @@ class _Process:
     def end(self) -> str:
         """End the process; the name of the signal or the status that it ended with."""
         self._sock.close()
+        self._bodies.close()
         try:
             status = self._child.wait(1)
         except subprocess.TimeoutExpired:
@@ -125,3 +136,8 @@ class _Process:
 
             return signal.Signals(-status).name
         return f"status {status}"
+
+
+def _unnamed_file() -> int:
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
