@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -189,6 +191,18 @@ def fit(
         trainable=trainable,
         main=main,
     )
+
+
+@contextmanager
+def alone(work: Path) -> Iterator[None]:
+    """Wait until no other process of this machine is at work on a run, and keep the others waiting.
+
+    A task that Airflow has given up may live on, while its next attempt begins.
+    """
+    work.parent.mkdir(parents=True, exist_ok=True)
+    with work.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def world_size() -> int:

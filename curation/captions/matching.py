@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from curation.captions import registry
 from curation.captions.evaluation import itm_auc
-from curation.captions.fitting import Fit, Fitted, fit
+from curation.captions.fitting import Fit, Fitted, alone, fit
 from curation.captions.records import Records
 from curation.captions.registry import Data, Evaluation
 from curation.captions.text import clean_caption
@@ -214,12 +214,17 @@ def train_version(job: Job, *, work: Path | None = None, captioner: str = "") ->
 
     captioner   name of the model whose captions it shall judge: ConfigError if the two share their text weights
     """
+    folder = (work or cache_folder() / "training") / digest("matcher", job.model_dump_json())[:16]
+    with alone(folder):
+        return _train_version(job, folder, captioner)
+
+
+def _train_version(job: Job, folder: Path, captioner: str) -> registry.Manifest:
     store, settings = Store(job.store), job.settings
     if settings.matcher.startswith(registry.PREFIX):
         reference = registry.resolve(store, settings.matcher, "matcher", "matcher")
         settings = settings.model_copy(update={"matcher": str(registry.local_folder(store, reference))})
     records = Records(store, job.records)
-    folder = (work or cache_folder() / "training") / digest("matcher", job.model_dump_json())[:16]
     trained = train_matcher(settings, records, folder)
     if captioner:
         from curation.models.captioner import open_captioner

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from curation.captions import registry
-from curation.captions.fitting import Fit, Fitted, fit
+from curation.captions.fitting import Fit, Fitted, alone, fit, world_size
 from curation.captions.records import Records
 from curation.errors import BadShardError, ConfigError
 from curation.images.stored import decode_stored
@@ -169,6 +169,18 @@ def train_version(job: Job, *, work: Path | None = None) -> registry.Manifest | 
     work     where checkpoints lie, below a folder of the job's own; None: the cache
     returns  the manifest; None in a process that is not the first of several
     """
+    folder = _folder(job, work)
+    if world_size() > 1:  # whoever started them waits for all
+        return _train_version(job, folder)
+    with alone(folder):
+        return _train_version(job, folder)
+
+
+def _folder(job: Job, work: Path | None) -> Path:
+    return (work or cache_folder() / "training") / digest(job.model_dump_json())[:16]
+
+
+def _train_version(job: Job, folder: Path) -> registry.Manifest | None:
     store = Store(job.store)
     student = place = job.settings.student
     if student.startswith(registry.PREFIX):
@@ -183,7 +195,6 @@ def train_version(job: Job, *, work: Path | None = None) -> registry.Manifest | 
         made = registry.read(store, job.name, version)
         if (made.data, made.settings, made.parent) == (data, asked, parent):
             return made  # a task that is tried again after all was done
-    folder = (work or cache_folder() / "training") / digest(job.model_dump_json())[:16]
     trained = train(job.settings.model_copy(update={"student": place}), records, folder)
     if not trained.fitted.main:
         return None
@@ -214,7 +225,7 @@ def run_job(job: Job, processes: int = 1) -> registry.Manifest:
         made = train_version(job)
         assert made is not None
         return made
-    with tempfile.TemporaryDirectory() as folder:
+    with alone(_folder(job, None)), tempfile.TemporaryDirectory() as folder:
         asked, answer = Path(folder) / "job.json", Path(folder) / "made.json"
         asked.write_text(job.model_dump_json())
         # on a CPU too: its launcher is torchrun's, and the one for CPUs would need MPI

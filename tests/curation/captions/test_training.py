@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,28 @@ def test_a_student_learns_and_becomes_a_version_that_captions(
     assert registry.read(store, "other", registry.versions(store, "other")[0]).metrics["steps"] == 1
 
 
+def test_an_attempt_that_lives_on_and_the_next_one_train_once(
+    student: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(store=store.root, name="once", records=records(store).key, settings=settings(student, max_steps=2))
+    begun: list[Path] = []
+    both = threading.Barrier(2)
+
+    def counted(chosen: Training, kept: Records, work: Path) -> training.Trained:
+        begun.append(work)
+        return train(chosen, kept, work)
+
+    def attempt(_: int) -> registry.Manifest | None:
+        both.wait()
+        return train_version(job, work=tmp_path / "work")
+
+    monkeypatch.setattr(training, "train", counted)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(attempt, range(2))
+    assert one == other
+    assert len(begun) == 1
+
+
 def test_killed_in_a_step_it_goes_on_and_ends_where_it_would_have(
     student: str, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -253,11 +277,13 @@ def test_adapters_leave_the_tower_and_are_merged(store: Store, tmp_path: Path) -
     student = SAVERS["qwen2-vl"](tmp_path / "student")
     job = Job(
         store=store.root, name="adapted", records=records(store).key,
-        settings=settings(str(student), max_steps=10, learning_rate=3e-2, lora=Lora(rank=4)),
+        settings=settings(str(student), max_steps=10, learning_rate=3e-2, lora=Lora(rank=4),
+                          precision="bfloat16", gradient_checkpointing=True),
     )  # fmt: skip
     made = train_version(job, work=tmp_path / "work")
     assert made is not None
     assert made.metrics["last_loss"] < 0.5 * made.metrics["first_loss"]
+    assert made.metrics["precision"] == "bfloat16"
     folder = registry.local_folder(store, f"registry:adapted@{made.version}")
     before, after = load_file(student / "model.safetensors"), load_file(folder / "model.safetensors")
     assert before.keys() == after.keys()
