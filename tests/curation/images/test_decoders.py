@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -40,6 +41,18 @@ def test_a_picture_comes_back_as_decoded_here(decoders: Decoders) -> None:
     assert decoders.submit(GOOD).result() == expected
     assert decoders.submit(bytearray(GOOD)).result() == expected
     assert decoders.submit(b"<html>").result()["fault"] == "not_an_image"
+
+
+def test_bodies_of_any_length_arrive_and_none_is_taken_for_the_one_before() -> None:
+    long = encoded(np.random.default_rng(0).integers(0, 256, (700, 600, 3), np.uint8), "BMP")
+    assert len(long) > decoder.SHARED_BYTES
+    with Decoders(1, PLAIN, memory_bytes=128 << 20, seconds=5.0) as decoders:
+        found = [decoders.submit(body).result() for body in (long, GOOD, GOOD[:500], long)]
+        assert [each.get("original_format") for each in found] == ["bmp", "jpeg", None, "bmp"]
+        assert found[0] == found[3]
+        without_room = decoders.submit(bytes(160 << 20)).result()
+        assert without_room["fault"] == "bad_image"
+        assert decoders.submit(GOOD).result() == found[1]
 
 
 def test_a_decoder_that_is_killed_costs_nothing(decoders: Decoders) -> None:
