@@ -424,7 +424,7 @@ class _Loop:
     """An event loop in a thread of its own."""
 
     def __enter__(self) -> _Loop:
-        import uvloop  # a tenth to a sixth less CPU in this process than asyncio's own loop
+        import uvloop  # 7 to 18 % less CPU in this process than asyncio's own loop
 
         self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="download")
