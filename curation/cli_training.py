@@ -1,4 +1,4 @@
-"""Commands that train and measure captioners: `curation captions records|train|evaluate`."""
+"""Commands that train and measure captioners: `curation captions records|train|evaluate|bootstrap`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def records(
         Path | None, typer.Argument(exists=True, file_okay=False, help="captions.jsonl and images/.")
     ] = None,
     taught: Annotated[str, typer.Option(help="In its place: captions of `curation captions ask`, by name.")] = "",
+    seed_set: Annotated[str, typer.Option(help="Or pictures of `curation captions seed` with the web's texts.")] = "",
     split: Annotated[str, typer.Option(help="Take lines of this split alone.")] = "",
     language: Annotated[str, typer.Option(help="Which list of captions, where lines have several.")] = "en",
     most: Annotated[int | None, typer.Option(min=1, help="Stop after so many pictures.")] = None,
@@ -42,18 +43,20 @@ def records(
 
     * `curation captions records flickr8k --split dev`
     * `curation captions records --taught first`
+
+    * `curation captions records --seed-set first`
     """
-    from curation.captions.asking import taught_records
+    from curation.captions.asking import seed_records, taught_records
     from curation.captions.records import read_folder, write_records
     from curation.store import Store
 
     root = Store(store)
-    if folder is not None and not taught:
+    if sum((folder is not None, bool(taught), bool(seed_set))) != 1:
+        raise ConfigError("name a folder, --taught or --seed-set, one of them")
+    if folder is not None:
         found = read_folder(folder, split=split, language=language, most=most)
-    elif folder is None and taught:
-        found = islice(taught_records(root, taught), most)
     else:
-        raise ConfigError("name either a folder or --taught")
+        found = islice(taught_records(root, taught) if taught else seed_records(root, seed_set), most)
     made = write_records(root, found)
     if as_json:
         typer.echo(json.dumps(made._asdict()))
@@ -81,15 +84,8 @@ def train(
     from curation.store import Store
 
     root = Store(store)
-    nested: dict[str, object] = {}
-    for field, value in parse_settings(setting or []).items():
-        *parents, last = field.split(".")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})  # type: ignore[assignment]
-        place[last] = value
     try:
-        settings = Training.model_validate(nested)
+        settings = Training.model_validate(_nested(setting))
     except ValidationError as err:
         told = "; ".join(f"--set {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors())
         raise ConfigError(told) from None
@@ -139,10 +135,64 @@ def evaluate(
     out.print(Text("\n".join(lines)))
 
 
+def bootstrap(
+    name: Name,
+    human: Annotated[str, typer.Option(help="Records with captions by people: a key in the store, or a folder.")],
+    web: Annotated[str, typer.Option(help="Records whose alt texts are cleaned, likewise.")],
+    held_out: RecordsKey,
+    rounds: Annotated[int, typer.Option(min=1, max=5, help="Of cleaning and training anew.")] = 2,
+    setting: Set = None,
+    processes: Annotated[int, typer.Option(min=1, help="GPUs of this machine to train on.")] = 1,
+    by: Annotated[str, typer.Option(help="Who does it; it stays in the history.")] = "curation captions bootstrap",
+    store: StoreRoot = DEFAULT_STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Captioner and filter learn from people, clean the web's pairs, learn again: BLIP's rounds, each one measured.
+
+    Called again after a kill, it goes on where it was; with more rounds, after the last one.
+
+    * `curation captions bootstrap blip --human HUMAN --web WEB --held-out HELD_OUT --set training.epochs=3`
+
+    * `... --set filter=blip-itm --set matching.matcher=Salesforce/blip-itm-base-coco --set margin=0.01`
+    """
+    from curation.captions.bootstrap import plan, run
+    from curation.store import Store
+
+    root = Store(store)
+    keys = {"human": _key(root, human), "web": _key(root, web), "held_out": _key(root, held_out)}
+    planned = plan(root, {**_nested(setting), **keys, "name": name, "rounds": rounds, "processes": processes})
+    rows = run(root, planned, by=by)
+    if as_json:
+        typer.echo(json.dumps({"folder": planned.folder, "rounds": rows}, ensure_ascii=False))
+        return
+    lines = [planned.folder]
+    for row in rows:
+        for role in ("captioner", "filter"):
+            found = row[role]
+            told = "  ".join(f"{key} {value:.4f}" for key, value in found["metrics"].items())
+            moved = (
+                f"{'promoted' if found['promoted'] else 'not promoted'}: {found['reason']}" if "reason" in found else ""
+            )
+            lines.append(f"{row['round']!s:<6}{role:<10}{told}  {moved}".rstrip())
+    out.print(Text("\n".join(lines)))
+
+
 def add_training_to(app: typer.Typer) -> None:
     """Put the commands into `curation captions`."""
-    for command in (records, train, evaluate):
+    for command in (records, train, evaluate, bootstrap):
         app.command()(command)
+
+
+def _nested(settings: list[str] | None) -> dict[str, object]:
+    """["lora.rank=16"] -> {"lora": {"rank": 16}}"""
+    nested: dict[str, object] = {}
+    for field, value in parse_settings(settings or []).items():
+        *parents, last = field.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})  # type: ignore[assignment]
+        place[last] = value
+    return nested
 
 
 def _key(store: Store, named: str) -> str:

@@ -197,6 +197,17 @@ def taught_records(store: Store, name: str, recipe: Recipe | None = None) -> Ite
             yield Record(place.sample_id, image, (captions[place.sample_id],), text)
 
 
+def seed_records(store: Store, name: str) -> Iterator[Record]:
+    """Pictures of a seed set with the web's texts, which nobody has captioned yet: the web pairs of a bootstrap.
+
+    raises   ConfigError where there is no set of that name
+    """
+    seeds = read_seed_set(store, name)
+    recipe = saved_recipe(store, recipe_key(store, seeds.dump, seeds.recipe))
+    for place, image, text in _pictures(store, recipe, seeds):
+        yield Record(place.sample_id, image, (), text)
+
+
 class _Place(NamedTuple):
     dump: str
     shard: int

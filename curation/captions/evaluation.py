@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 _WORD = re.compile(r"[^\W_\u3040-\u30ff\u3400-\u9fff]+(?:'[^\W\d_]+)?|[\u3040-\u30ff\u3400-\u9fff]")
 _BATCH = 64
 CLIP_WEIGHT = 2.5  # Hessel et al. 2021, section 3
+NEGATIVES = "random captions of other pictures, seed 0"
+"""What ITM AUC sets a picture's own caption against; kept with the metrics, which compare only where it is the same."""
 
 
 class Protocol(BaseModel):
@@ -84,17 +86,37 @@ def clip_score(clip: ClipMatcher, images: Sequence[np.ndarray], captions: Sequen
     return float((CLIP_WEIGHT * cosines.clip(min=0)).mean())
 
 
-def itm_auc(matcher: Matcher | ClipMatcher, images: Sequence[np.ndarray], captions: Sequence[str]) -> float:
-    """How often a picture's own caption scores above the next picture's: the area under the ROC, 0..1, 0.5 is luck.
+def wrong_captions(pictures: Sequence[int]) -> np.ndarray:
+    """For each caption the number of one of another picture, drawn from all of them with NEGATIVES' seed: int64 (n,).
+
+    pictures   which picture each caption is of: two different ones or more, else ValueError
+    """
+    of = np.asarray(pictures)
+    if len(of) == 0 or (of == of[0]).all():
+        raise ValueError("expected captions of two pictures or more")
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, len(of), len(of))
+    while len(own := np.flatnonzero(of[drawn] == of)):
+        drawn[own] = rng.integers(0, len(of), len(own))
+    return drawn
+
+
+def itm_auc(
+    matcher: Matcher | ClipMatcher, images: Sequence[np.ndarray], captions: Sequence[str],
+    pictures: Sequence[int] | None = None,
+) -> float:  # fmt: skip
+    """How often a picture's own caption scores above a random other's: the area under the ROC, 0..1, 0.5 is luck.
 
     All own scores are compared with all others. Of a captioner it says whether its captions tell pictures apart, of a
     matcher, on captions by people, whether it does.
+
+    pictures   which picture each pair is of, where a picture has several captions
     """
     from scipy.stats import rankdata
 
-    other = [*captions[1:], captions[0]]
+    wrong = wrong_captions(range(len(images)) if pictures is None else pictures)
     found = []
-    for texts in (captions, other):
+    for texts in (captions, [captions[at] for at in wrong]):
         parts = [matcher.match(images[at : at + _BATCH], texts[at : at + _BATCH]) for at in _starts(images)]
         found.append(np.concatenate(parts))
     ranks = rankdata(np.concatenate(found))
@@ -129,7 +151,7 @@ class Judges:
     def settings(self) -> dict[str, Any]:
         """The protocol, with the identities of the judges."""
         judges = {"clip": self._clip.identity, "matcher": self._matcher.identity}
-        return self.protocol.model_dump() | judges
+        return self.protocol.model_dump() | judges | {"negatives": NEGATIVES}
 
     def metrics(self, captions: Sequence[str]) -> dict[str, float]:
         """All metrics of one caption a picture; an empty caption counts as one that says nothing."""

@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from curation.captions import registry
-from curation.captions.evaluation import itm_auc
+from curation.captions.evaluation import NEGATIVES, itm_auc
 from curation.captions.fitting import Fit, Fitted, alone, fit
 from curation.captions.records import Records
 from curation.captions.registry import Data, Evaluation
@@ -244,30 +244,30 @@ def _train_version(job: Job, folder: Path, captioner: str) -> registry.Manifest:
 
 
 def evaluate_matchers(matchers: Sequence[Matcher], records: Records) -> list[float]:
-    """ITM AUC of matchers on every caption by people of the records: its own picture's against the next picture's."""
-    kept = []
-    for record in records:
+    """ITM AUC of matchers on every caption by people of the records, against random ones of other pictures."""
+    images: list[np.ndarray] = []
+    texts: list[str] = []
+    pictures: list[int] = []
+    for number, record in enumerate(records):
         try:
-            kept.append((decode_stored(record.image), record.captions))
+            pixels = decode_stored(record.image)
         except BadShardError:
             continue
-    # caption k of every picture, then caption k + 1: the next one is always another picture's
-    rounds = range(min((len(captions) for _, captions in kept), default=0))
-    if len(kept) < 2 or not rounds:
+        images += [pixels] * len(record.captions)
+        texts += record.captions
+        pictures += [number] * len(record.captions)
+    if len(set(pictures)) < 2:
         raise ConfigError(f"{records.key}: it takes two pictures or more, each with a caption by people")
-    images, texts = (
-        [pixels for _ in rounds for pixels, _ in kept],
-        [captions[k] for k in rounds for _, captions in kept],
-    )
-    return [round(itm_auc(matcher, images, texts), 6) for matcher in matchers]
+    return [round(itm_auc(matcher, images, texts, pictures), 6) for matcher in matchers]
 
 
 def evaluate_version(
     store: Store, name: str, version: str, held_out: Records, *, device: str = "auto"
 ) -> Evaluation:  # fmt: skip
     """Measure a matcher of the registry beside the one that it began from, and keep the metrics with it."""
+    settings = {"negatives": NEGATIVES}
     standing = registry.evaluations(store, name, version).get(held_out.digest)
-    if standing is not None:
+    if standing is not None and standing.settings == settings:
         return standing
     reference = registry.resolve(store, f"{registry.PREFIX}{name}@{version}", "matcher")
     began = str(registry.read(store, name, version).settings["matcher"])
@@ -280,7 +280,7 @@ def evaluate_version(
     mine, before = evaluate_matchers(pair, held_out)
     found = Evaluation(
         held_out=held_out.digest, pictures=len(held_out), metrics={"itm_auc": mine},
-        settings={"negatives": "the next picture's captions"}, beside={registry.UNTRAINED: {"itm_auc": before}},
+        settings=settings, beside={registry.UNTRAINED: {"itm_auc": before}},
     )  # fmt: skip
     registry.add_evaluation(store, name, version, found)
     return found

@@ -44,13 +44,13 @@ _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 class Data(BaseModel):
     """A set that a model learnt from, named so that it can be found again.
 
-    kind     records, seed_set, dataset, review_set
+    kind     records, seed_set, dataset, review_set, cleaned (web pairs after CapFilt)
     version  digest or version of the content, never a name that moves
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["records", "seed_set", "dataset", "review_set"]
+    kind: Literal["records", "seed_set", "dataset", "review_set", "cleaned"]
     name: str
     version: str
     rows: int
@@ -143,7 +143,7 @@ def register(
     returns  the manifest; the same files made from the same data give the version that stands already
     raises   ConfigError for a bad name, a folder without a model, pickled weights, a parent that is not there
     """
-    _check_name(name)
+    check_name(name)
     rounds = read(store, name, parent).rounds + 1 if parent else 1
     files = _files(folder)
     made_from = {"role": role, "base": base_model, "data": [one.model_dump() for one in data], "parent": parent}
@@ -404,7 +404,8 @@ def _files(folder: Path) -> tuple[File, ...]:
     return tuple(found)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises ConfigError for what can't be the name of a model."""
     if not _NAME.fullmatch(name):
         raise ConfigError(f"model {name!r}: a name is lower-case letters, digits, dots, dashes, 64 at most")
 

@@ -10,7 +10,15 @@ pytest.importorskip("pycocoevalcap", reason="needs the extras: pip install curat
 from skimage import data
 
 from curation.captions import registry
-from curation.captions.evaluation import Judges, Protocol, evaluate_version, itm_auc, reference_metrics, words
+from curation.captions.evaluation import (
+    Judges,
+    Protocol,
+    evaluate_version,
+    itm_auc,
+    reference_metrics,
+    words,
+    wrong_captions,
+)
 from curation.captions.records import Record, Records, write_records
 from curation.errors import ConfigError
 from curation.store import Store
@@ -61,6 +69,20 @@ def test_bleu_and_rouge_by_hand() -> None:
     # n-grams found: 9 of 10, 7 of 8, 5 of 6, 3 of 4; lengths agree
     assert found["bleu4"] == pytest.approx((9 / 10 * 7 / 8 * 5 / 6 * 3 / 4) ** 0.25)
     assert found["rouge_l"] == pytest.approx((4 / 5 + 1) / 2)
+
+
+def test_a_wrong_caption_is_any_of_another_picture_the_same_each_time() -> None:
+    pictures = [at // 5 for at in range(1000)]
+    drawn = wrong_captions(pictures)
+    assert (drawn // 5 != np.arange(1000) // 5).all()
+    assert drawn.tolist() == wrong_captions(pictures).tolist()
+    steps = (drawn - np.arange(1000)) % 1000
+    assert len(np.unique(steps)) > 500  # no neighbour at a fixed distance: those may be pictures of one scene
+    assert len(np.unique(drawn)) > 550  # of 1,000 draws 632 different ones are expected
+    assert wrong_captions([0, 1]).tolist() == [1, 0]
+    for alone in ([], [3, 3]):
+        with pytest.raises(ValueError, match="two pictures"):
+            wrong_captions(alone)
 
 
 def test_the_area_is_the_share_of_own_captions_above_others() -> None:
