@@ -173,6 +173,18 @@ def test_curate_block_sends_gpu_work_to_the_gpu_queue_and_takes_its_pools() -> N
     }
 
 
+def test_bootstrap_captions_asks_for_every_setting_and_sends_its_models_work_to_the_gpu_queue() -> None:
+    from curation.captions.bootstrap import STEPS, Bootstrap
+
+    asked = Bootstrap.model_json_schema()["properties"]
+    form = loaded()["dags"]["bootstrap_captions"]["params"]
+    assert set(form) == set(asked)
+    assert form["rounds"]["maximum"] == asked["rounds"]["maximum"]
+    gpu = [task for task, one in tasks("bootstrap_captions").items() if one["queue"] == "gpu"]
+    rounds = form["rounds"]["maximum"] + 1
+    assert len(gpu) == len(STEPS) * rounds - 1  # nothing to clean in the first one
+
+
 def test_curate_block_has_a_task_for_every_stage_and_offers_every_recipe() -> None:
     from curation.recipe import STAGE_ORDER, recipe_names
 
