@@ -7,9 +7,9 @@ RUN apt-get update \
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 AIRFLOW_HOME=/opt/airflow
 WORKDIR /opt/curation
 # dependencies first: a change of code does not install them again. The package itself is installed from a stand-in
-# of its sources, then the real ones take its place.
-COPY pyproject.toml requirements.lock README.md LICENSE ./
-RUN mkdir curation && printf '__version__ = "0"\n' > curation/__init__.py \
+# of its sources and readme, then the real ones take its place.
+COPY pyproject.toml requirements.lock LICENSE ./
+RUN mkdir curation && printf '__version__ = "0"\n' > curation/__init__.py && touch README.md \
     && python3 -m venv /opt/venv \
     && pip install --no-cache-dir -c requirements.lock -e ".[airflow]" \
     && mkdir -p /opt/airflow/logs && chown -R curation /opt/airflow
