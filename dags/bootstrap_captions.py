@@ -48,7 +48,7 @@ KEY: dict[str, Any] = {
 SETTINGS: dict[str, Any] = {"default": {}, "type": "object"}
 FIELDS: dict[str, dict[str, Any]] = {
     "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$", "default": "bootstrapped"},
-    "filter": {"type": "string", "pattern": "^([a-z0-9][a-z0-9._-]{0,63})?$", "default": ""},
+    "filter": {"default": None, "type": ["null", "string"], "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$"},
     "human": KEY,
     "web": KEY,
     "held_out": KEY,
@@ -93,7 +93,7 @@ def bootstrap_captions() -> None:
     def plan(params: dict[str, Any]) -> str:
         from curation.captions.bootstrap import plan as check
 
-        return check(store(), params).folder
+        return check(store(), params | {"filter": params["filter"] or ""}).folder
 
     @task(execution_timeout=timedelta(days=5), queue="gpu")
     def clean(run: str, number: int, params: dict[str, Any]) -> None:

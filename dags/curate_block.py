@@ -39,7 +39,11 @@ TEXTS = {
 }
 FIELDS = {
     "dump": {"type": "string", "pattern": r"^[A-Za-z0-9][\w.-]*$", "examples": ["CC-MAIN-2026-05"]},
-    "source": {"default": "", "type": "string", "examples": ["/data/crawl/*.warc.gz", "s3://bucket/crawl/"]},
+    "source": {
+        "default": None,
+        "type": ["null", "string"],
+        "examples": ["/data/crawl/*.warc.gz", "s3://bucket/crawl/"],
+    },
     "block": {"default": 0, "type": "integer", "minimum": 0},
     "shards": {"default": None, "type": ["null", "string"], "pattern": r"^[\d\s,-]*$", "examples": ["0-3,7"]},
     "recipe": {"default": "laion-5b-en", "type": "string", "enum": RECIPES},
@@ -88,8 +92,8 @@ def curate_block() -> None:
         from curation.recipe import load_recipe
 
         recipe = load_recipe(params["recipe"], params["overrides"])
-        wanted = block.parse_shards(params["shards"])
-        planned = block.plan(store(), recipe, params["dump"], params["source"], block=params["block"], shards=wanted)
+        wanted, source = block.parse_shards(params["shards"]), params["source"] or ""
+        planned = block.plan(store(), recipe, params["dump"], source, block=params["block"], shards=wanted)
         get_current_context()["ti"].xcom_push("block", {"dump": planned.dump, "recipe": planned.recipe_key})
         return planned.shards
 

@@ -3,7 +3,8 @@
 **One dump**: trigger with the partition key `CC-MAIN-2026-05`, or with the parameter `dump`, which also takes a name of
 your own for archives of your own.
 
-**Many dumps**: *Trigger*, *Backfill*, over a range of dates (those of the weeks that dumps are named after), or
+**Many dumps**: *Trigger*, *Backfill*, over a range of dates (those of the weeks that dumps are named after; parameters
+go with it when *Override parameters on existing runs* is ticked), or
 
     airflow backfill create --dag-id curate_dump --from-date 2026-01-01 --to-date 2026-06-30 \\
         --max-active-runs 1 --dag-run-conf '{"recipe": "laion-5b-en"}'
@@ -41,7 +42,11 @@ TEXTS = {
 }
 FIELDS = {
     "dump": {"default": None, "type": ["null", "string"], "pattern": r"^[A-Za-z0-9][\w.-]*$"},
-    "source": {"default": "", "type": "string", "examples": ["/data/crawl/*.warc.gz", "s3://bucket/crawl/"]},
+    "source": {
+        "default": None,
+        "type": ["null", "string"],
+        "examples": ["/data/crawl/*.warc.gz", "s3://bucket/crawl/"],
+    },
     "blocks": {"default": None, "type": ["null", "string"], "pattern": r"^[\d\s,-]*$", "examples": ["0-3,7"]},
     "recipe": {"default": "laion-5b-en", "type": "string", "enum": RECIPES},
     "overrides": {"default": {}, "type": "object"},

@@ -26,9 +26,9 @@ TEXTS = {
 FIELDS: dict[str, dict[str, Any]] = {
     "name": {"type": "string", "pattern": r"^[A-Za-z0-9][\w.-]*$", "examples": ["coco-val"]},
     "path": {"type": "string", "examples": ["/data/coco/val2017"]},
-    "images": {"default": "", "type": "string"},
-    "model": {"default": "", "type": "string", "examples": ["embedded", "ViT-B-32"]},
-    "pretrained": {"default": "", "type": "string", "examples": ["laion2b_s34b_b79k"]},
+    "images": {"default": None, "type": ["null", "string"]},
+    "model": {"default": None, "type": ["null", "string"], "examples": ["embedded", "ViT-B-32"]},
+    "pretrained": {"default": None, "type": ["null", "string"], "examples": ["laion2b_s34b_b79k"]},
 }
 
 
@@ -55,7 +55,7 @@ def index_evalsets() -> None:
         if not path.exists():
             raise ConfigError(f"path: {path} is not there, as this worker sees it")
         model = params["model"]
-        describe, space = clip_describer(model, params["pretrained"]) if model else (None, "")
+        describe, space = clip_describer(model, params["pretrained"] or "") if model else (None, "")
         images = Path(params["images"]) if params["images"] else None
         key = index_evalset(store(), params["name"], path, images=images, describe=describe, space=space)
         made(EVALSETS, name=params["name"], key=key)

@@ -69,7 +69,7 @@ def nightly_refresh() -> None:
         from curation.recipe import load_recipe
 
         recipe = pin(load_recipe(params["recipe"], params["overrides"]), store())
-        shared = {"source": "", "recipe": params["recipe"], "overrides": params["overrides"]}
+        shared = {"source": None, "recipe": params["recipe"], "overrides": params["overrides"]}
         runs: list[dict[str, Any]] = []
         for dump in [name for name in reversed(dumps) if name.startswith("CC-MAIN-")][: params["dumps"]]:
             register(store(), dump, dump, recipe.stages.extract.archive)

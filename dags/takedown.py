@@ -29,8 +29,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "kind": {"default": "url", "type": "string", "enum": ["url", "domain", "sample_id", "sha256", "phash"]},
     "values": {"type": "array", "items": {"type": "string"}, "minItems": 1},
     "radius": {"default": 0, "type": "integer", "minimum": 0, "maximum": 16},
-    "reason": {"default": "", "type": "string"},
-    "requester": {"default": "", "type": "string"},
+    "reason": {"default": None, "type": ["null", "string"]},
+    "requester": {"default": None, "type": ["null", "string"]},
 }
 BODY = """{% set found = ti.xcom_pull('find') %}
 {{ found['n_samples'] }} samples would go, from {{ found['versions'] | length }} versions:
@@ -67,7 +67,7 @@ def takedown() -> None:
         from curation.tombstones import targets_of
 
         targets = targets_of(((params["kind"], value) for value in params["values"]), params["radius"])
-        receipt = take_down(store(), targets, reason=params["reason"], requester=params["requester"])
+        receipt = take_down(store(), targets, reason=params["reason"] or "", requester=params["requester"] or "")
         cleaned = sorted(receipt["versions"].values())
         if cleaned:
             recipe, _, version = cleaned[-1].partition("/")

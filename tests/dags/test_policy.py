@@ -35,8 +35,8 @@ for name, dag in page["load"]().items():
     dags[name] = {
         "told": bool(dag.on_failure_callback and dag.deadline),
         "doc": dag.doc_md, "tags": sorted(dag.tags), "catchup": dag.catchup, "file": dag.fileloc,
-        "params": {key: dict(dag.params.get_param(key).schema, description=dag.params.get_param(key).description)
-                   for key in dag.params},
+        "params": {key: dict(param.schema, description=param.description, empty=param.value == "")
+                   for key in dag.params for param in [dag.params.get_param(key)]},
         "tasks": {task.task_id: {
             "owner": task.owner, "queue": task.queue, "pool": task.pool, "retries": task.retries,
             "policy": task.has_retry_policy, "backoff": task.retry_exponential_backoff,
@@ -161,6 +161,7 @@ def test_the_form_explains_each_parameter(name: str) -> None:
         assert schema.get("title"), key
         assert schema.get("description"), key
         assert "type" in schema or "enum" in schema, key
+        assert not schema["empty"], f"{key}: the form asks for a text where it is empty; null may be left out"
 
 
 def test_curate_block_sends_gpu_work_to_the_gpu_queue_and_takes_its_pools() -> None:

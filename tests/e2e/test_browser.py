@@ -22,6 +22,7 @@ import pytest
 pytest.importorskip("airflow", reason="extra 'airflow' is not installed")
 pytest.importorskip("playwright", reason="NO BROWSER TESTS: playwright is not installed")
 
+import jwt
 from playwright import sync_api as playwright
 
 from curation.demo.airflow_client import AirflowClient
@@ -58,6 +59,9 @@ class Web(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+SECRET = "AIRFLOW__API_AUTH__JWT_SECRET"
 
 
 class World(NamedTuple):
@@ -346,10 +350,14 @@ def test_who_may_not_act_is_refused_and_hostile_addresses_find_nothing(world: Wo
     ):
         assert answer(world, "takedown", admin, form) == 400, form
     assert answer(world, "takedown", admin, "values=" + "a" * 70_000) == 413
-    expired = admin[:-6] + "AAAAAA"
+    claims, secret = jwt.decode(admin, options={"verify_signature": False}), world.server.environment[SECRET]
+    still_good, expired = (jwt.encode(claims | {"exp": claims["exp"] - s}, secret, "HS512") for s in (60, 30 * 86400))
+    assert answer(world, "", still_good) == 200, "signed as Airflow signs: of the next one only the time is wrong"
+    forged = admin[:-6] + "AAAAAA"
     for place in ("", "takedown", "dumps/seen/demo", f"versions/demo/{version}/samples", "files/style.css"):
         assert answer(world, place) == 401, place
-        assert answer(world, place, expired) in (401, 403), place
+        for token in (expired, forged):
+            assert answer(world, place, token) in (401, 403), place
     dump = "dumps/seen/demo"
     for place in (
         *("dumps/..%2f../demo", "dumps/seen/..%2fdemo", "files/..%2fpages.py", "files/..", f"{dump}/pictures/0/99999"),
@@ -385,7 +393,7 @@ def test_who_may_not_act_is_refused_and_hostile_addresses_find_nothing(world: Wo
     page = logged_in(browser, world, "admin")
     page.goto(f"{world.server.url}/curation/takedown")
     page.get_by_label("which, one a line").fill("http://host.test/0.jpg")
-    page.context.clear_cookies()  # as when the session has ended
+    page.context.add_cookies([{"name": "_token", "value": expired, "url": world.server.url}])  # the session is over
     with page.expect_response(lambda one: one.url.endswith("/curation/takedown")) as sent:
         page.get_by_role("button", name="count what would go").click()
     assert sent.value.status == 401
@@ -420,3 +428,33 @@ def test_a_block_is_triggered_by_its_form_and_watched_to_its_end(world: World, b
     page.goto(f"{world.server.url}/dags/curate_block/runs/{runs()[0]['dag_run_id']}")
     page.get_by_text("Success").first.wait_for()
     page.context.close()
+
+
+def test_a_backfill_over_two_dumps_is_started_by_its_dialog(world: World, browser: Any, shots: Path) -> None:
+    world.client._call("PATCH", "/dags/curate_dump", {"is_paused": True})  # the runs of a backfill: test_airflow_demo
+    page = logged_in(browser, world, "admin")
+    page.goto(f"{world.server.url}/dags/curate_dump")
+    page.get_by_role("button", name="Trigger").first.click()
+    form = page.locator("[role=dialog][data-scope=dialog]")
+    form.get_by_text("Run this Dag for a range of dates").click()
+    for day in ("2026/01/19", "2026/02/16"):
+        form.get_by_text("Select date and time").first.click()
+        page.get_by_placeholder("YYYY/MM/DD").last.fill(day)
+        page.get_by_placeholder("HH:mm").last.fill("00:00")
+        page.keyboard.press("Enter")
+        form.get_by_text("Date Range").click()  # the calendar closes
+    form.get_by_text("2 runs will be triggered").wait_for()
+    form.get_by_text("Unpause curate_dump on trigger").click()
+    form.get_by_text("Override parameters on existing runs").click()  # without it the dialog sends no parameters
+    form.locator("input[role=combobox]").fill("demo")
+    page.get_by_role("option", name="demo", exact=True).click()
+    page.screenshot(path=shots / "backfill.png")
+    with page.expect_response(lambda one: one.url.endswith("/backfills") and one.request.method == "POST") as sent:
+        form.get_by_role("button", name="Run Backfill").click()
+    assert sent.value.ok
+    page.context.close()
+    runs = world.client._call("GET", "/dags/curate_dump/dagRuns")["dag_runs"]
+    assert {run["partition_key"]: run["conf"]["recipe"] for run in runs} == {
+        "CC-MAIN-2026-04": "demo",
+        "CC-MAIN-2026-08": "demo",
+    }
