@@ -256,7 +256,6 @@ class AirflowServer:
             "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{ADMIN}:admin",
             # one writer at a time: five seconds, the driver's own, are too few on a busy machine
             "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home / 'airflow.db'}?timeout=60",
-            "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",  # the files stay as they are
             "API__BASE_URL": f"http://127.0.0.1:{port}",
             "API__HOST": "127.0.0.1",
             "API__MAXIMUM_PAGE_LIMIT": "1000",
