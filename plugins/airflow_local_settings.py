@@ -11,5 +11,5 @@ from importlib import import_module
 __all__: list[str] = []
 
 if {"scheduler", "celery"} & set(sys.argv):
-    for name in ("curation.runner", "curation.stages.caption", "curation.publish.version", "lexicalrichness", "pandas"):
+    for name in ("curation.runner", "curation.publish.version", "lexicalrichness", "pandas", "boto3"):
         import_module(name)

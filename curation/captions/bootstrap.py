@@ -121,6 +121,12 @@ def plan(store: Store, given: Mapping[str, Any]) -> Plan:
         there = {registry.read(store, name, version).role for version in registry.versions(store, name)}
         if there - {role}:
             raise ConfigError(f"{field}: {name!r} is a {there.pop()} in {store.root}; name another one")
+    for field, model, name in (
+        ("training.student", student, settings.name),
+        ("matching.matcher", matcher, settings.filter),
+    ):
+        if model == f"{registry.PREFIX}{name}":
+            raise ConfigError(f"{field}: {model} changes with each round; name where to begin, {model}@VERSION")
     if student.startswith(registry.PREFIX):
         student = registry.resolve(store, student, "captioner", "training.student")
     if matcher.startswith(registry.PREFIX):

@@ -157,7 +157,7 @@ def test_settings_that_stop_before_work(seeded: Seeded, server: EndpointServer) 
         read_seed_set(seeded.store, "other")
     with pytest.raises(ConfigError, match="no captions/taught/other"):
         read_taught(seeded.store, "other")
-    for named, told in (([], "either a folder"), (["--taught", "other"], "no captions/taught/other")):
+    for named, told in (([], "name a folder"), (["--taught", "other"], "no captions/taught/other")):
         taken = ["captions", "records", *named, "--store", seeded.store.root]
         with pytest.raises(ConfigError, match=told):
             CliRunner().invoke(app, taken, catch_exceptions=False)

@@ -170,6 +170,7 @@ def test_bad_settings_stop_before_any_work(given: dict[str, Any], tmp_path: Path
         "absent records": ({"web": "captions/records/no.arrow"}, "web: .*curation captions records"),
         "held-out learnt": ({"held_out": given["human"]}, "held_out: 8 of its pictures are in human"),
         "no such model": ({"training": {"student": "registry:nobody"}}, r"training\.student: no model 'nobody'"),
+        "moving start": ({"training": {"student": "registry:tiny"}}, r"training\.student: .*registry:tiny@VERSION"),
         "name": ({"name": "Tiny!"}, "Tiny!"),
         "lengths": ({"cleaning": {"min_length": 9, "max_length": 3}}, r"cleaning\.min_length"),
         "prompts": ({"protocol": {"prompt": "a picture of"}}, r"protocol\.prompt"),
