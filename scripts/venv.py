@@ -4,6 +4,7 @@ Run by the system's Python with the standard library alone: `python3 scripts/ven
 """
 
 import hashlib
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 STAMP = VENV / "complete"  # digest of what was installed; written last, so its absence means half-installed
 INPUTS = [ROOT / "pyproject.toml", ROOT / "requirements.lock"]
+PIP_AS_UV = {
+    "index-url": "--default-index",
+    "extra-index-url": "--extra-index-url",
+    "find-links": "--find-links",
+    "trusted-host": "--allow-insecure-host",
+}  # pip's settings by the options of uv, which doesn't read them
 EXTRAS = "models,airflow,fleet,demo,dev"
 
 
@@ -62,11 +69,34 @@ def install(wanted: str) -> int:
             return fail("python3 -m venv failed", "see above; on Debian and Ubuntu: apt-get install python3-venv")
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--no-compile"]
     wish = ["-c", str(INPUTS[1]), "-e", f"{ROOT}[{EXTRAS}]"]
-    if subprocess.run([*pip, *wish]).returncode:
+    if not by_uv(pip, wish) and subprocess.run([*pip, *wish]).returncode:
         return fail("pip could not install everything", "see above; the next make goes on from here")
     STAMP.write_text(wanted)
     print(f".venv is complete after {time.monotonic() - started:.0f} s", flush=True)
     return 0
+
+
+def by_uv(pip: list[str], wish: list[str]) -> bool:
+    """Whether uv, itself from the index, has installed the wish: a quarter of pip's time; where it can't, pip does."""
+    uv = [line for line in INPUTS[1].read_text().split() if line.startswith("uv==")]
+    if not uv or subprocess.run([*pip, "-q", *uv]).returncode:
+        return False
+    options, environment = [], {"UV_CACHE_DIR": str(VENV / "uv")}  # on the same disk: files are linked, not copied
+    listed = subprocess.run([*pip[:3], "config", "list"], capture_output=True, text=True).stdout
+    for line in listed.splitlines():
+        key, _, value = line.partition("=")
+        name = key.replace(":env:", "").rpartition(".")[2]
+        value = value.strip("'\"")
+        if name in PIP_AS_UV:
+            options += [part for one in value.replace("\\n", " ").split() for part in (PIP_AS_UV[name], one)]
+        elif name == "cert":
+            environment["SSL_CERT_FILE"] = value
+    # all indexes count alike, as with pip
+    asked = [str(VENV / "bin" / "uv"), "pip", "install", "--python", pip[0], "--index-strategy", "unsafe-best-match"]
+    if not subprocess.run([*asked, *options, *wish], env=environment | os.environ).returncode:
+        return True
+    print("uv could not install everything; pip tries it", flush=True)
+    return False
 
 
 def starts(python: Path) -> bool:

@@ -4,7 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+# the same examples each time: a change is judged by what it changes; HYPOTHESIS_PROFILE=search looks for new ones
+settings.register_profile("same", derandomize=True)
+settings.register_profile("search", derandomize=False, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # threads of several test processes would spin, waiting for each other: ten times the CPU time of one thread
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -224,6 +224,7 @@ def _answers(
             under_way.append((place, asker.endpoint.key(picture) if batch else ""))
             yield picture
 
+    asker.count_known(picture for _, picture, _ in _pictures(store, recipe, seeds))
     if batch:
         found = BatchClient(asker, store, poll_s=poll_s).ask_all(pictures())
         yield from ((place, found[key]) for place, key in under_way)

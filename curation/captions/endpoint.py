@@ -204,7 +204,13 @@ class Asker:
                 del self._asking[key]
 
     def ask_all(self, pictures: Iterable[bytes], texts: Iterable[str] | None = None) -> Iterator[Answer]:
-        """Answers in the order of the pictures, `concurrency` of them under way; raises as `ask` does."""
+        """Answers in the order of the pictures, `concurrency` of them under way; raises as `ask` does.
+
+        Under a cap, answers to a sequence's questions that stand in the store are counted before the first one is asked;
+        who gives an iterator calls `count_known` before.
+        """
+        if isinstance(pictures, Sequence):
+            self.count_known(pictures, texts)
         source = zip(pictures, itertools.repeat("") if texts is None else texts, strict=False)
         with ThreadPoolExecutor(self.endpoint.concurrency) as pool:
             ahead = itertools.islice(source, 2 * self.endpoint.concurrency)
@@ -231,6 +237,16 @@ class Asker:
         if answer is not None:
             self._count(key, answer, 1.0)
         return answer
+
+    def count_known(self, pictures: Iterable[bytes], texts: Iterable[str] | None = None) -> None:
+        """Count what was paid for before anything new is asked: a job started again must not pass its cap.
+
+        Without a cap nothing is read.
+        """
+        if self.endpoint.max_money is None and self.endpoint.max_total_tokens is None:
+            return
+        for picture, text in zip(pictures, itertools.repeat("") if texts is None else texts, strict=False):
+            self.known(self.endpoint.key(picture, text))
 
     def _count(self, key: str, answer: Answer, price: float) -> None:
         with self._lock:

@@ -25,7 +25,7 @@ def threshold_chart(
     """
     every = np.concatenate([np.asarray(v, float) for v in values.values()] or [np.zeros(0)])
     low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
-    high = high if high > low else low + 1e-6
+    high = max(high, low + 1e-6 * max(1, abs(low)))  # wide enough for 60 bins between two floats
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
         f'font-size="11" role="img"><title>{escape(title)}</title>',

@@ -275,6 +275,7 @@ def test_ten_samples_are_reviewed_by_keyboard(world: World, browser: Any, shots:
     page.goto(f"{world.server.url}/curation/versions/demo/{version}/review/review")
     for number in range(10):
         page.get_by_text(f"you have rated {number}").wait_for()
+        page.locator("fieldset.current").wait_for()
         if number == 1:
             page.screenshot(path=shots / "review.png")
             page.keyboard.press("2")

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -21,6 +21,8 @@ from curation.store import Store
 from tests.curation.conftest import World
 
 
+@example([0.0, 5e-324], 1.0)
+@example([1.0, 1.0000000000000002], 1.0)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=50), st.floats(0.01, 1))
 def test_at_least_the_wanted_share_stays_and_no_looser_bound_is_needed(values: list[float], keep: float) -> None:
     scores = np.array(values)
