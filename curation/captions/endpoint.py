@@ -206,7 +206,7 @@ class Asker:
     def ask_all(self, pictures: Iterable[bytes], texts: Iterable[str] | None = None) -> Iterator[Answer]:
         """Answers in the order of the pictures, `concurrency` of them under way; raises as `ask` does.
 
-        Under a cap, answers to a sequence's questions that stand in the store are counted before the first one is asked;
+        Under a cap, what the store knows of a sequence is counted before its first question is asked;
         who gives an iterator calls `count_known` before.
         """
         if isinstance(pictures, Sequence):
