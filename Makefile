@@ -10,6 +10,8 @@ KEEP ?= 1
 FLEET ?= 0
 VAR ?= var
 BIN := .venv/bin
+# packages are installed without bytecode: where images forbid to write it, every process would compile them again
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check docs venv clean
 
