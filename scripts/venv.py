@@ -81,22 +81,28 @@ def by_uv(pip: list[str], wish: list[str]) -> bool:
     uv = [line for line in INPUTS[1].read_text().split() if line.startswith("uv==")]
     if not uv or subprocess.run([*pip, "-q", *uv]).returncode:
         return False
-    options, environment = [], {"UV_CACHE_DIR": str(VENV / "uv")}  # on the same disk: files are linked, not copied
-    listed = subprocess.run([*pip[:3], "config", "list"], capture_output=True, text=True).stdout
-    for line in listed.splitlines():
-        key, _, value = line.partition("=")
-        name = key.replace(":env:", "").rpartition(".")[2]
-        value = value.strip("'\"")
-        if name in PIP_AS_UV:
-            options += [part for one in value.replace("\\n", " ").split() for part in (PIP_AS_UV[name], one)]
-        elif name == "cert":
-            environment["SSL_CERT_FILE"] = value
+    options, environment = as_uv(subprocess.run([*pip[:3], "config", "list"], capture_output=True, text=True).stdout)
+    # on the same disk: files are linked, not copied
+    environment = {"UV_CACHE_DIR": str(VENV / "uv")} | environment | os.environ
     # all indexes count alike, as with pip
     asked = [str(VENV / "bin" / "uv"), "pip", "install", "--python", pip[0], "--index-strategy", "unsafe-best-match"]
-    if not subprocess.run([*asked, *options, *wish], env=environment | os.environ).returncode:
+    if not subprocess.run([*asked, *options, *wish], env=environment).returncode:
         return True
     print("uv could not install everything; pip tries it", flush=True)
     return False
+
+
+def as_uv(config: str) -> tuple[list[str], dict[str, str]]:
+    """Options and environment by which uv looks where pip does, from what `pip config list` prints."""
+    options, environment = [], {}
+    for line in config.splitlines():
+        key, _, value = line.partition("=")
+        name, value = key.rpartition(".")[2], value.strip("'\"").replace("\\n", " ")
+        if name in PIP_AS_UV:
+            options += [part for one in value.split() for part in (PIP_AS_UV[name], one)]
+        elif name == "cert":
+            environment["SSL_CERT_FILE"] = value
+    return options, environment
 
 
 def starts(python: Path) -> bool:

@@ -158,13 +158,10 @@ class Download(Stage):
     def __call__(self, batches: Iterator[pa.RecordBatch], tally: Tally) -> Iterator[pa.RecordBatch]:
         """Fetch many batches at a time; yield them in order when the last is there."""
         with Spool() as spool:
-            whole = self._fetched(batches, spool, tally)
             copies = _Copies()
-            for table, urls in whole:
-                copies.add(urls, table.column("sha256"))
-            while whole:
-                table, urls = whole.popleft()
-                yield self._with_pictures(table, spool, copies.of(urls, table.column("sha256")))
+            for place in self._fetched(batches, spool, copies, tally):
+                with pa.ipc.open_stream(spool.read(*place)) as stored:
+                    yield self._with_pictures(stored.read_all(), spool, copies)
 
     def recheck(self, urls: Iterable[str]) -> Iterator[tuple[str, str | None, str | None]]:
         """Ask hosts whether pictures may still be used, by the rules of the download; no body is fetched.
@@ -196,32 +193,34 @@ class Download(Stage):
                 loop.wait(fetcher.__aexit__())
 
     def _fetched(
-        self, batches: Iterator[pa.RecordBatch], spool: Spool, tally: Tally
-    ) -> deque[tuple[pa.Table, list[str]]]:
-        """Every batch without its pictures, those put into the spool, and its URLs."""
+        self, batches: Iterator[pa.RecordBatch], spool: Spool, copies: _Copies, tally: Tally
+    ) -> list[tuple[int, int]]:
+        """Where in the spool each batch lies, with its URLs; its pictures lie there for themselves."""
         from curation.images.decoders import Decoders
 
         with _Loop() as loop, Decoders(self._plan().decoders, **self._decoding()) as decoders:
             fetcher = loop.wait(self._started())
             task = _Task(self, fetcher, decoders, spool)
             report = _Reporter(fetcher)
-            ahead: dict[Future[list[Row]], int] = {}
-            urls: list[list[str]] = []
-            whole: dict[int, pa.Table] = {}
+            ahead: dict[Future[list[Row]], tuple[int, pa.Array]] = {}
+            whole: dict[int, tuple[int, int]] = {}
 
             def collect() -> None:
                 done, _ = wait(ahead, timeout=_LOG_S, return_when=FIRST_COMPLETED)
                 for future in done:
                     rows = future.result()
-                    whole[ahead.pop(future)] = self._table(rows, tally)
+                    number, urls = ahead.pop(future)
+                    table = self._table(rows, tally)
+                    copies.add(urls.to_pylist(), table.column("sha256"))
+                    whole[number] = spool.put(_stored(table.append_column("url", urls)))
                     report.add(rows)
                 report.tell()
 
             try:
                 for number, batch in enumerate(batches):
-                    urls.append(batch.column("url").to_pylist())
-                    ahead[loop.submit(task.rows(batch.to_pylist(), self._before(batch.num_rows, spool)))] = number
-                    while sum(len(urls[at]) for at in ahead.values()) >= _AHEAD_ROWS:
+                    coming = loop.submit(task.rows(batch.to_pylist(), self._before(batch.num_rows, spool)))
+                    ahead[coming] = number, batch.column("url")
+                    while sum(len(urls) for _, urls in ahead.values()) >= _AHEAD_ROWS:
                         collect()
                 while ahead:
                     collect()
@@ -229,7 +228,7 @@ class Download(Stage):
             finally:
                 loop.wait(fetcher.__aexit__())
             tally["decoder_deaths"] += decoders.deaths
-            return deque((whole.pop(number), urls[number]) for number in range(len(urls)))
+            return [whole[number] for number in range(len(whole))]
 
     async def _started(self) -> Fetcher:
         from curation.web.client import Fetcher, Limits
@@ -282,11 +281,12 @@ class Download(Stage):
         fields.append(pa.field("place", pa.list_(pa.int64(), 2)))
         return pa.Table.from_pylist(rows, schema=pa.schema(fields))
 
-    def _with_pictures(self, table: pa.Table, spool: Spool, copies: list[int | None]) -> pa.RecordBatch:
+    def _with_pictures(self, table: pa.Table, spool: Spool, copies: _Copies) -> pa.RecordBatch:
         places = table.column("place").to_pylist()
         images = [spool.read(offset, length) if length else None for offset, length in places]
         columns = {field.name: table.column(field.name) for field in table.schema}
-        columns |= {"image": pa.array(images, pa.binary()), "same_on_host": pa.array(copies, pa.int32())}
+        same = copies.of(table.column("url").to_pylist(), table.column("sha256"))
+        columns |= {"image": pa.array(images, pa.binary()), "same_on_host": pa.array(same, pa.int32())}
         arranged = pa.table({field.name: columns[field.name] for field in self.produces}, schema=self.produces)
         batches = arranged.combine_chunks().to_batches()
         return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=self.produces)
@@ -406,6 +406,14 @@ class _Reporter:
             log.info(
                 "%d rows, %.0f/s, %d of %d requests in flight; %s", self._rows, rate, *self._fetcher.in_flight, faults
             )
+
+
+def _stored(table: pa.Table) -> bytes:
+    """The table as an Arrow stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
 def _identity(measured: Row, row: Row) -> Row:

@@ -117,3 +117,32 @@ def test_a_missing_python_is_named_with_its_package(checkout: Path) -> None:
     done = make_venv(checkout, "PYTHON=python3-of-nowhere")
     assert done.returncode != 0
     assert "apt-get install python3 python3-venv" in done.stderr
+
+
+def test_uv_looks_where_pip_does(checkout: Path) -> None:
+    script = runpy.run_path(str(checkout / "scripts" / "venv.py"))
+    config = (
+        ":env:.find-links='/wheels'\nglobal.cert='/etc/ca.crt'\nglobal.disable-pip-version-check='1'\n"
+        "global.extra-index-url='\\nhttps://one/simple\\nhttps://two/simple'\nuser.index-url=\"https://base/simple\"\n"
+    )
+    options, environment = script["as_uv"](config)
+    assert options == [
+        "--find-links", "/wheels", "--extra-index-url", "https://one/simple", "--extra-index-url", "https://two/simple",
+        "--default-index", "https://base/simple",
+    ]  # fmt: skip
+    assert environment == {"SSL_CERT_FILE": "/etc/ca.crt"}
+
+
+def test_what_uv_cannot_install_is_left_to_pip(checkout: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (checkout / "requirements.lock").write_text("uv==1.0\n")
+    script = runpy.run_path(str(checkout / "scripts" / "venv.py"))
+    uv = checkout / ".venv" / "bin" / "uv"
+    uv.parent.mkdir(parents=True)
+    uv.write_text('#!/bin/sh\necho "$@"\n')
+    uv.chmod(0o755)
+    found = [sys.executable, "-m", "pip", "--version"]  # uv is there already: nothing is to be fetched
+    assert script["by_uv"](found, ["-e", "here"])
+    assert "pip install --python" in capfd.readouterr().out
+    uv.write_text("#!/bin/sh\nexit 1\n")
+    assert not script["by_uv"](found, ["-e", "here"])
+    assert "pip tries it" in capfd.readouterr().out
