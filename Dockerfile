@@ -14,7 +14,8 @@ RUN mkdir curation && printf '__version__ = "0"\n' > curation/__init__.py && tou
     && pip install --no-cache-dir -c requirements.lock -e ".[airflow]" \
     && mkdir -p /opt/airflow/logs && chown -R curation /opt/airflow
 ENV AIRFLOW__CORE__DAGS_FOLDER=/opt/curation/dags AIRFLOW__CORE__PLUGINS_FOLDER=/opt/curation/plugins
-ENTRYPOINT ["tini", "--", "airflow"]
+COPY deploy/entrypoint.sh /entrypoint
+ENTRYPOINT ["tini", "--", "/entrypoint"]
 
 FROM base AS cpu
 COPY curation curation

@@ -71,6 +71,8 @@ def test_every_airflow_setting_exists() -> None:
         "print(json.dumps([f'{s}__{o}'.upper() for s, v in options.items() for o in v['options']]))"
     )
     used = {key for name in AIRFLOW for key in SERVICES[name]["environment"] if key.startswith("AIRFLOW__")}
+    values = yaml.safe_load((ROOT / "deploy" / "kubernetes-values.yaml").read_text())
+    used |= {f"AIRFLOW__{section}__{key}".upper() for section, options in values["config"].items() for key in options}
     assert {key for key in used if key.removeprefix("AIRFLOW__") not in known} == set()
 
 
@@ -178,3 +180,27 @@ def test_image_holds_what_it_needs() -> None:
     allowed = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")}
     assert paths == allowed
     assert all((ROOT / path).exists() for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["scheduler"], "airflow scheduler"),
+        (["celery", "worker", "--queues", "gpu"], "airflow celery worker --queues gpu"),
+        (["airflow", "db", "check-migrations"], "airflow db check-migrations"),
+        (["bash", "-c", "exec airflow scheduler"], "airflow scheduler"),
+        (["python", "-c", "print('a program')"], "a program"),
+    ],
+    ids=["command", "options", "airflow", "bash", "python"],
+)
+def test_image_runs_a_command_of_airflow_or_a_program_named_in_full(
+    arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    assert 'ENTRYPOINT ["tini", "--", "/entrypoint"]' in (ROOT / "Dockerfile").read_text()
+    airflow = tmp_path / "airflow"
+    airflow.write_text('#!/bin/sh\necho airflow "$@"\n')
+    airflow.chmod(0o755)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = [str(ROOT / "deploy" / "entrypoint.sh"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": path})
+    assert (done.returncode, done.stdout.strip()) == (0, said), done.stderr
