@@ -41,7 +41,7 @@ USERS = {"admin": "admin", "viewer": "viewer"}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 N_PICTURES = 12
 HOSTILE = "<script>document.title='taken over'</script><img src=x onerror=alert(1)> A red boat \u202efdp.exe\u202c"
-LIMIT_S = 180  # of a page or a run, beside other tests
+LIMIT_S = 400  # of a page or a run, beside other tests
 
 
 class Web(BaseHTTPRequestHandler):

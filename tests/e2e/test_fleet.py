@@ -132,7 +132,7 @@ def write_archive(path: Path, page_url: str) -> None:
         writer.write_record(writer.create_warc_record(page_url, "response", payload=page, http_headers=head))
 
 
-def wait_for(true: Callable[[], Any], seconds: float = 120) -> None:
+def wait_for(true: Callable[[], Any], seconds: float = 600) -> None:
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, "it did not come"
@@ -147,7 +147,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for name, value in fleet.store_environment.items():
             patch.setenv(name, value)
         client = AirflowClient(fleet.url, ADMIN, fleet.password)
-        client.wait_until_healthy(DAG, fleet.check, patience_s=300)
+        client.wait_until_healthy(DAG, fleet.check, patience_s=600)
         client.set_pool("download", 2, "downloads")
         client.set_pool("index", 1, "commits")
         web = Web()

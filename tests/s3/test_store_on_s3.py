@@ -23,7 +23,7 @@ from tests.s3.servers import Server, moto_server, radosgw_server, until, use
 
 __all__ = ["moto_server", "radosgw_server"]
 pytestmark = pytest.mark.s3
-_BOUND_S = 15  # of one call of the store against a server that stays ill: 3 tries, 1 s of silence each, and back-off
+_BOUND_S = 60  # of one call of the store against a server that stays ill: 3 tries, 1 s of silence each, and back-off
 # what the proxy does alone is no different before another server
 on_moto = pytest.mark.parametrize("server", ["moto"], indirect=True)
 

@@ -51,7 +51,7 @@ class Seeded:
         self.seeds: SeedSet = read_seed_set(self.store, "first")
 
     def endpoint(self, server: EndpointServer, **changes: object) -> Endpoint:
-        quick = {"backoff_s": 0.01, "timeout_s": 2, "attempts": 2, "concurrency": 1, "image_tokens": 10}
+        quick = {"backoff_s": 0.01, "timeout_s": 20, "attempts": 2, "concurrency": 1, "image_tokens": 10}
         prices = {"price_prompt": 10, "price_completion": 20}
         return Endpoint(url=server.url, model="teacher", **{**quick, **prices, "instruction": "say", **changes})
 

@@ -53,7 +53,7 @@ def cache(tmp_path: Path) -> AnswerCache:
 
 
 def asker(server: EndpointServer, cache: AnswerCache, **changes: Any) -> Asker:
-    quick = {"backoff_s": 0.01, "timeout_s": 0.5, "concurrency": 4, "attempts": 3}
+    quick = {"backoff_s": 0.01, "timeout_s": 2.0, "concurrency": 4, "attempts": 3}
     return Asker(Endpoint(url=server.url, model="teacher", **quick | changes), cache)
 
 

@@ -58,13 +58,13 @@ def test_waiting_for_room_is_no_timeout() -> None:
         async def one(n: int) -> None:
             response = await fetcher.fetch(f"http://h{n}.test/x")
             assert response.fault is None
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(2.2)
             response.share.release()
 
         await asyncio.gather(*(one(n) for n in range(8)))
 
     with serving(lambda: Http1(answer), None) as address:
-        using(work, address, room_bytes=4 << 20, max_bytes=1 << 20, timeout_s=0.7)
+        using(work, address, room_bytes=4 << 20, max_bytes=1 << 20, timeout_s=2.0)
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -121,11 +121,11 @@ def test_a_deadline_ends_waiting_for_a_slow_host_at_once() -> None:
     async def work(fetcher: Fetcher) -> None:
         began = asyncio.get_running_loop().time()
         found = await asyncio.gather(*(fetcher.fetch(f"http://a.test/{n}") for n in range(200)))
-        assert asyncio.get_running_loop().time() - began < 2
+        assert asyncio.get_running_loop().time() - began < 10
         assert {response.fault for response in found} == {Fault.HTTP_404, Fault.DEADLINE}
 
     with serving(lambda: Http1(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"), None) as address:
-        using(work, address, deadline_s=0.5, min_delay_s=0.1)
+        using(work, address, deadline_s=1.5, min_delay_s=0.1)
 
 
 class Narrow(Http1):
