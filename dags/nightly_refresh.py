@@ -8,6 +8,9 @@ Writes: both lists; then what `curate_block` writes, for the first unfinished bl
 Rerun: safe. A block that is done is not chosen again; one that failed is taken up where it stopped.
 
 Cost: `blocks` runs of `curate_block`, two at a time. Paused as it comes: unpause it when store and workers are there.
+
+What each night takes is set by `CURATION_PARAMS={"nightly_refresh": {"recipe": "laion-400m", "blocks": 10}}` in the
+environment of all of Airflow; a run by hand asks in its form.
 """
 
 from datetime import timedelta
@@ -15,7 +18,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import Param, dag, task
-from curation_dags import DEFAULT_ARGS, RECIPES, block_runs, store
+from curation_dags import DEFAULT_ARGS, RECIPES, block_runs, configured, store
 from curation_notices import watched
 
 TEXTS = {
@@ -24,7 +27,7 @@ TEXTS = {
     "dumps": "How many of the newest dumps are worked on, the newest first.",
     "blocks": "Runs of curate_block that a night may start: its budget.",
 }
-FIELDS = {
+FIELDS: dict[str, dict[str, Any]] = {
     "recipe": {"default": "laion-5b-en", "type": "string", "enum": RECIPES},
     "overrides": {"default": {}, "type": "object"},
     "dumps": {"default": 1, "type": "integer", "minimum": 1},
@@ -37,7 +40,10 @@ FIELDS = {
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=True,
-    params={name: Param(title=name.title(), description=TEXTS[name], **schema) for name, schema in FIELDS.items()},
+    params={
+        name: Param(title=name.title(), description=TEXTS[name], **schema)
+        for name, schema in configured("nightly_refresh", FIELDS).items()
+    },
     doc_md=__doc__,
     tags=["dataset"],
     default_args=DEFAULT_ARGS,

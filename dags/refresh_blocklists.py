@@ -1,4 +1,7 @@
-"""Fetch a blocklist anew, every night once it is unpaused.
+"""Fetch a blocklist anew, every night once it is unpaused and knows its sources.
+
+They are set by `CURATION_PARAMS={"refresh_blocklists": {"sources": ["https://host/list"]}}` in the environment of all
+of Airflow; a run by hand asks in its form.
 
 A recipe takes it as `stages.extract.blocklist: [blocklists/NAME]`: every block that is planned from then on, and no run
 under way.
@@ -19,7 +22,7 @@ from typing import Any
 
 from airflow.sdk import Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
-from curation_dags import BLOCKLISTS, DEFAULT_ARGS, made, store
+from curation_dags import BLOCKLISTS, DEFAULT_ARGS, configured, made, store
 from curation_notices import watched
 
 TEXTS = {
@@ -39,7 +42,10 @@ FIELDS: dict[str, dict[str, Any]] = {
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=True,
-    params={name: Param(title=name.title(), description=TEXTS[name], **schema) for name, schema in FIELDS.items()},
+    params={
+        name: Param(title=name.title(), description=TEXTS[name], **schema)
+        for name, schema in configured("refresh_blocklists", FIELDS).items()
+    },
     doc_md=__doc__,
     tags=["extract"],
     default_args=DEFAULT_ARGS,
@@ -53,7 +59,7 @@ def refresh_blocklists() -> None:
         from curation.blocklists import refresh_blocklist
 
         if not params["sources"]:
-            raise AirflowSkipException("sources: none is named; give them in the form, or as defaults of this DAG")
+            raise AirflowSkipException("sources: none is named; give them in the form, or in CURATION_PARAMS")
         done = refresh_blocklist(store(), params["name"], params["sources"], max_loss=params["max_loss"])
         logging.getLogger(__name__).info("%d rules, %d lines new, %d gone", *done)
         made(BLOCKLISTS, name=params["name"], **done._asdict())

@@ -8,7 +8,8 @@ from datetime import timedelta
 from importlib.resources import files
 from typing import Any
 
-from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryRule, get_current_context
+from airflow.sdk import Asset, ExceptionRetryPolicy, Param, RetryAction, RetryRule, get_current_context
+from airflow.sdk.exceptions import ParamValidationError
 
 RECIPES = sorted(path.name.removesuffix(".yaml") for path in (files("curation") / "recipes").iterdir())
 HEALS = [
@@ -32,6 +33,30 @@ EVALSETS = Asset(name="evaluation_sets", uri="curation://evalsets")
 BLOCKLISTS = Asset(name="blocklists", uri="curation://blocklists")
 MODELS = Asset(name="models", uri="curation://models")
 """What one DAG makes and another waits for; an event's `extra` says which block, version, set, list or model it was."""
+
+
+SCHEDULED = ("nightly_refresh", "refresh_blocklists")
+"""DAGs whose runs come by the clock: nobody fills in their form."""
+
+
+def configured(dag: str, fields: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Put the defaults of CURATION_PARAMS, such as {"nightly_refresh": {"blocks": 10}}, in the place of a DAG's own.
+
+    Every component of Airflow needs the same. Raises ValueError that names what is wrong there: the DAG does not load.
+    """
+    try:
+        given = json.loads(os.environ.get("CURATION_PARAMS") or "{}")
+        if unknown := sorted(set(given) - set(SCHEDULED)):
+            raise ValueError(f"{unknown[0]} is none of {', '.join(SCHEDULED)}")
+        own = dict(given.get(dag, {}))
+        if unknown := sorted(set(own) - set(fields)):
+            raise ValueError(f"{dag} has no {unknown[0]}, but {', '.join(fields)}")
+        found = {name: {**field, "default": own.get(name, field["default"])} for name, field in fields.items()}
+        for name in own:
+            Param(**found[name]).resolve()
+    except (ValueError, TypeError, ParamValidationError) as wrong:
+        raise ValueError(f"CURATION_PARAMS: {str(wrong).splitlines()[0]}") from wrong
+    return found
 
 
 def made(asset: Asset, **what: Any) -> None:
