@@ -6,20 +6,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from fastwarc.warc import ArchiveIterator, WarcRecordType
+from fastwarc.warc import ArchiveIterator
 
 from curation.errors import BadShardError
 from curation.sources import arc
 from curation.sources.arc import is_arc
 from curation.sources.body import Head, decode_body, read_head
 from curation.sources.candidates import Page
+from curation.sources.gzip_records import GZIP, WholeRecord, inflated_member, whole_record
 from curation.sources.html import may_hold_pictures, read_html, utf8_html
 from curation.sources.members import DICTIONARY, Members, Rewound
 
 MAX_HEADER_BYTES = 64 << 10
 _WINDOW_BYTES = 32 << 20  # raw bytes kept to look for the next record after damage
 _CHUNK_BYTES = 256 << 10
-_GZIP, _ZSTD, _LZ4 = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
+_ZSTD, _LZ4 = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
 _PLAIN_RECORD = re.compile(rb"(?<=\n)WARC/[01]\.\d{1,2}\r?\n(?=[\w-]{2,40}:)")
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _CONTENT_LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,18})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
@@ -29,9 +30,12 @@ _PROBE_BYTES = 4096  # compressed bytes that surely hold the first line of a rec
 class Record(NamedTuple):
     """One record whose declared length is within the limit; `raw` is fastwarc's, valid until the next is asked for."""
 
-    raw: Any
     offset: int  # in the archive as stored, bytes
     url: str
+    kind: str  # WARC-Type, lower case
+    content_type: str  # of the record, not of the response in it
+    raw: Any
+    content: bytes | None = None  # where all of it was read at once; then raw is None
 
 
 def read_records(
@@ -51,13 +55,18 @@ def read_records(
     members = Members(rewound) if rewound.head.startswith(DICTIONARY) else None
     source = _Source(members or rewound)
     start: int | None = 0
+    patience = 1  # records of the stream before whole members are tried again
     while start is not None:
-        last = base = start
+        for offset, whole in source.whole_records(max_record_bytes):
+            tally["records"] += 1
+            yield Record(offset, whole.url.strip("<> "), whole.kind, whole.content_type, None, whole.content)
+        last = base = start = source.position
         quirks = source.lines_end_bare()
         damage_before = tally["records_bad_damaged"]
         again: int | None = None  # where to look for the next record after damage
         try:
-            for raw in ArchiveIterator(source, parse_http=False, max_header_len=MAX_HEADER_BYTES, quirks_mode=quirks):
+            records = ArchiveIterator(source, parse_http=False, max_header_len=MAX_HEADER_BYTES, quirks_mode=quirks)
+            for n_read, raw in enumerate(records):
                 source.check()
                 last = max(base + raw.stream_pos, last)
                 source.forget(last)
@@ -66,13 +75,17 @@ def read_records(
                     if again > last:
                         _bad(tally, "damaged")
                     break
+                if n_read == patience and source.begins_member(last):
+                    again, patience = last, 2 * patience
+                    break
                 tally["records"] += 1
                 if raw.content_length > max_record_bytes:
                     _bad(tally, "too_large")
                     again = last + 1
                     break
                 offset = last if members is None else members.stored_offset(last)
-                yield Record(raw, offset, (raw.headers.get("WARC-Target-URI") or "").strip("<> "))
+                url, content_type = (raw.headers.get(name) or "" for name in ("WARC-Target-URI", "Content-Type"))
+                yield Record(offset, url.strip("<> "), str(raw.record_type), content_type, raw)
         except OSError:
             source.check()
             _bad(tally, "damaged")
@@ -105,6 +118,8 @@ def read_content(record: Record, tally: Counter[str], wanted: Callable[[bytes], 
     When it is shorter than declared, because the archive is cut or the length lies, it ends before the record that
     was read as part of it.
     """
+    if record.content is not None:
+        return record.content if wanted is None or wanted(record.content) else None
     reader = record.raw.reader
     try:
         content: bytes = reader.read(_CHUNK_BYTES)
@@ -153,11 +168,10 @@ def _of_warc(
     stream: Rewound, location: str, tally: Counter[str], max_record_bytes: int
 ) -> Iterator[tuple[str, int, Head, bytes]]:
     for record in read_records(stream, location, tally, max_record_bytes):
-        kind = record.raw.record_type
-        if kind == WarcRecordType.response:
+        if record.kind == "response":
             content = read_content(record, tally, _is_page)
             head = read_head(content) if content is not None else None
-        elif kind == WarcRecordType.resource and "html" in (record.raw.headers.get("Content-Type") or ""):
+        elif record.kind == "resource" and "html" in record.content_type:
             content = read_content(record, tally)
             head = Head(200, "text/html", "", "", "", 0)
         else:
@@ -238,7 +252,7 @@ class _Source:
             return False
         tail = bytes(self._window[last - self._start :])
         first = True
-        while tail.startswith(_GZIP):
+        while tail.startswith(GZIP):
             member = zlib.decompressobj(31)
             inflated, size = b"", 0
             try:
@@ -251,9 +265,32 @@ class _Source:
             if not member.eof or (first and _missing_bytes(inflated, size)):
                 return True
             first = False
-        if tail and _GZIP.startswith(tail):
+        if tail and GZIP.startswith(tail):
             return True
         return tail.startswith(b"WARC/") and _missing_bytes(tail, len(tail))
+
+    def whole_records(self, max_record_bytes: int) -> Iterator[tuple[int, WholeRecord]]:
+        """Offset and record of each whole gzip member from where reading goes on; ends at the first that is not."""
+        ended = False
+        while True:
+            inflated, end = None, -1
+            if self._window.startswith(GZIP, self.position - self._start):
+                inflated, end = inflated_member(self._window, self.position - self._start, ended, max_record_bytes)
+            elif self.end - self.position >= len(GZIP):
+                return
+            if inflated is not None and (record := whole_record(inflated)):
+                offset, self.position = self.position, self._start + end
+                yield offset, record
+                self.forget(self.position)
+            elif end >= 0 or ended:
+                return
+            else:
+                ended = not self._fill(_CHUNK_BYTES)
+                self.check()
+
+    def begins_member(self, offset: int) -> bool:
+        """Whether a gzip member begins at this offset of the window."""
+        return offset >= self._start and self._window.startswith(GZIP, offset - self._start)
 
     def lines_end_bare(self, offset: int | None = None) -> bool:
         """Whether the record at this offset (where reading goes on) ends its lines by LF alone, as some tools do.
@@ -264,7 +301,7 @@ class _Source:
         if at >= len(self._window):
             self._fill(_CHUNK_BYTES)
         head = bytes(self._window[at : at + _PROBE_BYTES])
-        line, end, _ = (_first_inflated(head) if head.startswith(_GZIP) else head).partition(b"\n")
+        line, end, _ = (_first_inflated(head) if head.startswith(GZIP) else head).partition(b"\n")
         return line.startswith(b"WARC/") and bool(end) and not line.endswith(b"\r")
 
     def _fill(self, size: int) -> int:
@@ -289,10 +326,10 @@ class _Source:
 
     def _next_start(self, offset: int) -> int | None:
         at = offset - self._start
-        if self.head.startswith((_GZIP, _ZSTD, _LZ4)):
-            magic = self.head[: 3 if self.head.startswith(_GZIP) else 4]
+        if self.head.startswith((GZIP, _ZSTD, _LZ4)):
+            magic = self.head[: 3 if self.head.startswith(GZIP) else 4]
             while (at := self._window.find(magic, at)) >= 0:
-                if magic != _GZIP or _first_inflated(bytes(self._window[at : at + _PROBE_BYTES])).startswith(b"WARC/"):
+                if magic != GZIP or _first_inflated(bytes(self._window[at : at + _PROBE_BYTES])).startswith(b"WARC/"):
                     return self._start + at
                 at += 1
             return None
@@ -324,7 +361,7 @@ def _bad(tally: Counter[str], kind: str) -> None:
 def _described(head: bytes) -> str:
     if not head:
         return "an empty file"
-    if head.startswith(_GZIP):
+    if head.startswith(GZIP):
         head = _first_inflated(head)
     if head.lstrip().startswith(b"filedesc:"):
         return "an ARC file, which has no links as a WAT has: set stages.extract.archive to warc"

@@ -93,7 +93,7 @@ def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_reco
         if content is None:
             continue
         if b'"HTML-Metadata"' not in content:
-            if content.lstrip()[:1] == b"{" or "json" not in (record.raw.headers.get("Content-Type") or ""):
+            if content.lstrip()[:1] == b"{" or "json" not in record.content_type:
                 continue
         elif (mark := content.find(_MARK)) < 0 and b'"og:image' not in content:
             tally["pages"] += 1

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from curation.errors import BadShardError
 from curation.sources.arc import is_arc, read_records
 from curation.sources.members import Members
-from curation.sources.warc import read_pages
+from curation.sources.warc import read_content, read_pages
 from curation.sources.warc import read_records as read_warc_records
 
 MiB = 1 << 20
@@ -116,7 +116,8 @@ def test_zstd_frames_behind_a_dictionary(packed_dictionary: bool) -> None:
     tally: Counter[str] = Counter()
     data = front + b"".join(frames)
     found = [
-        (each.offset, each.raw.reader.read()) for each in read_warc_records(io.BytesIO(data), "x.warc.zst", tally, MiB)
+        (each.offset, read_content(each, Counter()))
+        for each in read_warc_records(io.BytesIO(data), "x.warc.zst", tally, MiB)
     ]
     assert [body for _, body in found] == bodies
     assert [offset for offset, _ in found] == [len(front + b"".join(frames[:i])) for i in range(200)]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.errors import BadShardError, OutageError
-from curation.sources.warc import read_pages, read_records
+from curation.sources.warc import read_content, read_pages, read_records
 
 MiB = 1 << 20
 BODIES = [random.Random(seed).randbytes(150).hex().encode() for seed in range(3)]
@@ -39,7 +39,8 @@ PACKED = [gzip.compress(each, mtime=0) for each in PLAIN]
 
 def read(data: bytes, limit: int = MiB) -> tuple[list[tuple[int, int]], Counter[str]]:
     tally: Counter[str] = Counter()
-    found = [(each.offset, len(each.raw.reader.read())) for each in read_records(io.BytesIO(data), "x", tally, limit)]
+    records = read_records(io.BytesIO(data), "x", tally, limit)
+    found = [(each.offset, len(read_content(each, tally) or b"")) for each in records]
     return found, tally
 
 
