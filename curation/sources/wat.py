@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import msgspec
+from ahocorasick_rs import BytesAhoCorasick
 
 from curation.sources.candidates import Page, Picture, TextKind, page_language, robots_directives
 from curation.sources.html import LAZY_SRC, LAZY_SRCSET, best_of_srcset
@@ -62,20 +63,11 @@ class _Document(msgspec.Struct, rename={"envelope": "Envelope"}, gc=False):
     envelope: _Envelope | None = None
 
 
-_MARK = b'"IMG@'  # ends with a rare character, by which bytes.find leaps
-_STRING = rb'"((?:[^"\\\x00-\x1f]++|\\.)*+)"'
-_WHOLE = (
-    rb"https?://[a-z0-9-]++(?:\.[a-z0-9-]++)++(?:/(?!\.)[A-Za-z0-9\-_~!$'()*+,;=:@.]*+)++"
-    rb"(?:\?(?:[!$%()*+,\-.0-9:;=?@A-Z\[\]^_`a-z{|}~]|/(?!\.)|&(?![Aa#]))*+)?+"
-    rb"|data:[!#-%'-\[\]-~]++"
-)
-# A link behind its mark: the path if it is not src, an address that is canonical as it is (web/urls.py), another
-# address, alt, title; and the end, which shows that it is a link and all of it was understood.
-_LINKS = re.compile(
-    rb'"IMG@(?:(?<=\{"path":"IMG@)/(?:src|([a-z-]++))"(?:,"url":(?:"(%b)"|%b))?(?:,"alt":%b)?(?:,"title":%b)?(\}))?'
-    % (_WHOLE, _STRING, _STRING, _STRING)
-)
+_MARK = b'"IMG@'
+_marks = BytesAhoCorasick([_MARK]).find_matches_as_indexes  # with one pattern: SIMD, twice as fast as bytes.find
+_LINK = b'{"path":'  # before the mark
 _decode = msgspec.json.Decoder(_Document).decode
+_decode_links = msgspec.json.Decoder(list[_Link]).decode
 _decode_metas = msgspec.json.Decoder(list[_Meta]).decode
 _decode_text = msgspec.json.Decoder(str | None).decode
 # img elements have other attributes with addresses, of no picture: longdesc, data-href
@@ -95,16 +87,14 @@ def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_reco
         if b'"HTML-Metadata"' not in content:
             if content.lstrip()[:1] == b"{" or "json" not in record.content_type:
                 continue
-        elif (mark := content.find(_MARK)) < 0 and b'"og:image' not in content:
+        elif not (marks := _marks(content)) and b'"og:image' not in content:
             tally["pages"] += 1
             tally["pages_without_pictures"] += 1
             continue
-        else:
-            page = _cut_out(content, mark, record.url, record.offset) if record.url else None
-            if page is not None:
-                tally["pages"] += 1
-                yield page
-                continue
+        elif record.url and (found := _cut_out(content, [start for _, start, _ in marks])):
+            tally["pages"] += 1
+            yield _page(record.url, record.offset, found)
+            continue
         document = _parsed(content)
         if document is None:
             tally["records_bad"] += 1
@@ -116,11 +106,14 @@ def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_reco
         if envelope is None or found is None:
             continue
         tally["pages"] += 1
-        yield _parsed_page(record.url or str(envelope.header.get("WARC-Target-URI", "")), record.offset, found)
+        yield _page(record.url or str(envelope.header.get("WARC-Target-URI", "")), record.offset, found)
 
 
-def _cut_out(content: bytes, mark: int, url: str, offset: int) -> Page | None:
-    """The page of a document whose first mark is there, or -1; None if it is not surely of Common Crawl's form."""
+def _cut_out(content: bytes, marks: list[int]) -> _Html | None:
+    """What matters of a document whose marks are there; None if it is not surely of Common Crawl's form.
+
+    A link is taken to end at the first brace. Where that is part of a text, the text has no end and nothing is decoded.
+    """
     if not content.endswith(b"}"):
         return None
     metas, stated = b"[]", b"null"
@@ -130,40 +123,14 @@ def _cut_out(content: bytes, mark: int, url: str, offset: int) -> Page | None:
     end = content.find(b'"Links"', start)
     if (start := content.find(b'"Base"', start, end if end >= 0 else len(content))) >= 0:
         stated = content[start + 7 : _end(content, start + 8, b'"')]
-    pictures: list[Picture] = []
-    wordless = 0
+    links = [content[mark - len(_LINK) : content.find(b"}", mark) + 1] for mark in marks]
+    if not all(link.startswith(_LINK) for link in links):
+        return None
     try:
-        base = _base(url, _decode_text(stated))
-        for path, whole, other, alt, title, known in _LINKS.findall(content, mark) if mark >= 0 else ():
-            if not known:
-                return None  # has what the expression has not, or is none
-            is_srcset = _PATHS.get(f"IMG@/{path.decode()}") if path else False
-            if is_srcset is None or not (whole or other):
-                continue
-            if not (alt or title):
-                wordless += 1
-                continue
-            if whole and not is_srcset:
-                address = whole.decode()
-            else:
-                address = _address(_text(whole or other), base, is_srcset)
-                if not address:
-                    continue
-            texts: dict[TextKind, str] = {}
-            if alt:
-                texts["alt"] = html.unescape(_text(alt)) if b"&" in alt else _text(alt)
-            if title:
-                texts["title"] = html.unescape(_text(title)) if b"&" in title else _text(title)
-            pictures.append(Picture(address, texts))
-        return _page(url, offset, base, _decode_metas(metas), pictures, wordless)
+        head = _Head(_decode_text(stated), _decode_metas(metas))
+        return _Html(head, _decode_links(b"[%b]" % b",".join(links)))
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-
-
-def _text(inside: bytes) -> str:
-    """The text of a JSON string, of the bytes between its quotes."""
-    text: str = _decode_text(b'"%b"' % inside) if b"\\" in inside else inside.decode()
-    return text
 
 
 def _end(content: bytes, start: int, mark: bytes) -> int:
@@ -191,7 +158,7 @@ def _address(found: str, base: Base, is_srcset: bool) -> str:
     return base.join(_AMPERSAND.sub("&", found) if "&" in found else found)
 
 
-def _parsed_page(url: str, offset: int, found: _Html) -> Page:
+def _page(url: str, offset: int, found: _Html) -> Page:
     head = found.Head or _Head()
     base = _base(url, head.Base)
     pictures: list[Picture] = []
@@ -210,14 +177,10 @@ def _parsed_page(url: str, offset: int, found: _Html) -> Page:
             if link.title:
                 texts["title"] = html.unescape(link.title)
             pictures.append(Picture(address, texts))
-    return _page(url, offset, base, head.Metas, pictures, wordless)
-
-
-def _page(url: str, offset: int, base: Base, metas: list[_Meta], pictures: list[Picture], wordless: int) -> Page:
     robots: frozenset[str] = frozenset()
     language: str | None = None
     share: dict[str, str] = {}
-    for meta in metas:
+    for meta in head.Metas:
         name = meta.property or meta.name
         if not name or name[0] not in "oOrRhH" or not meta.content:
             continue
