@@ -18,9 +18,9 @@ from hashlib import blake2b
 import idna
 
 _CANONICAL = re.compile(  # most URLs of a crawl: nothing to rewrite unless "/." is in it; then the slow way is walked
-    r"https?://[a-z0-9-]+(?:\.[a-z0-9-]+)+"
-    r"/[A-Za-z0-9\-_~!$&'()*+,;=:@./]*"
-    r"(?:\?[!$%&()*+,\-./0-9:;=?@A-Z\[\]\\^_`a-z{|}~]*)?"
+    r"https?://[a-z0-9-]++(?:\.[a-z0-9-]++)++"
+    r"/[A-Za-z0-9\-_~!$&'()*+,;=:@./]*+"
+    r"(?:\?[!$%&()*+,\-./0-9:;=?@A-Z\[\]\\^_`a-z{|}~]*+)?+"
 )
 _JUNK = re.compile("[\x00-\x1f\x7f\x85\u200b\u2028\u2029\ufeff\ud800-\udfff]+")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
@@ -38,7 +38,7 @@ def canonical(url: str) -> str:
     """Canonical form of an absolute URL; see the module's docstring. Never raises."""
     if _CANONICAL.fullmatch(url) and "/." not in url:
         return url
-    url = _JUNK.sub("", url).strip()
+    url = _without_junk(url)
     found = _SCHEME.match(url)
     if found is None:
         return url
@@ -95,7 +95,7 @@ class Base:
             joined = root + link
             if _CANONICAL.fullmatch(joined) and "/." not in joined:
                 return joined  # as below, in one step
-        link = _JUNK.sub("", link).strip()
+        link = _without_junk(link)
         if not link or link[0] == "#":
             return ""
         scheme = _SCHEME.match(link)
@@ -110,6 +110,11 @@ class Base:
         if head[0] == "/":
             return canonical(self.origin + link)
         return canonical((self.page if head[0] == "?" else self.directory) + link)
+
+
+def _without_junk(url: str) -> str:
+    # data: addresses are long, and an expression looks at each character
+    return (url if url.isascii() and url.isprintable() else _JUNK.sub("", url)).strip()
 
 
 def _respelt(found: re.Match[str]) -> str:
