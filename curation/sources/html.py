@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 from selectolax.lexbor import LexborHTMLParser, SelectolaxError
 
@@ -29,6 +30,7 @@ LAZY_SRC = (
     "data-original-src",
     "data-hi-res-src",
 )
+_LAZY = frozenset((*LAZY_SRCSET, *LAZY_SRC))
 _CANDIDATE = re.compile(r"[\s,]*([^\s,](?:\S*[^\s,])?)((?:\s(?:[^,(]|\([^)]*\)?)*)?)(?:,|$)")
 _DESCRIPTOR = re.compile(r"(\d+(?:\.\d+)?)([wx])")
 _ENOUGH_PX = 1024  # a candidate of this width serves every recipe; a larger one only costs the site
@@ -156,6 +158,8 @@ def _elements(tree: LexborHTMLParser) -> dict[str, list[Any]]:
 
 
 def _address(attributes: dict[str, str | None]) -> str:
+    if _LAZY.isdisjoint(attributes):
+        return (attributes.get("src") or "").strip()
     for name in LAZY_SRCSET:
         if (srcset := attributes.get(name)) and (found := best_of_srcset(srcset)) and not found.startswith("data:"):
             return found
@@ -228,7 +232,7 @@ def _json_ld(scripts: list[Any], base: Base) -> list[Picture]:
         if "ImageObject" not in source or len(source) > _MAX_JSON_LD_CHARS:
             continue
         try:
-            waiting: list[Any] = [json.loads(source, strict=False)]
+            waiting: list[Any] = [_json(source)]
         except (ValueError, RecursionError):
             continue
         for _ in range(_MAX_JSON_LD_NODES):
@@ -243,6 +247,13 @@ def _json_ld(scripts: list[Any], base: Base) -> list[Picture]:
                 if picture:
                     pictures.append(picture)
     return pictures
+
+
+def _json(source: str) -> Any:
+    try:
+        return msgspec.json.decode(source)  # a third of the time, and strict
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return json.loads(source, strict=False)
 
 
 def _image_object(node: dict[str, Any], base: Base) -> Picture | None:
