@@ -55,7 +55,6 @@ def read_records(
     members = Members(rewound) if rewound.head.startswith(DICTIONARY) else None
     source = _Source(members or rewound)
     start: int | None = 0
-    patience = 1  # records of the stream before whole members are tried again
     while start is not None:
         for offset, whole in source.whole_records(max_record_bytes):
             tally["records"] += 1
@@ -65,8 +64,7 @@ def read_records(
         damage_before = tally["records_bad_damaged"]
         again: int | None = None  # where to look for the next record after damage
         try:
-            records = ArchiveIterator(source, parse_http=False, max_header_len=MAX_HEADER_BYTES, quirks_mode=quirks)
-            for n_read, raw in enumerate(records):
+            for raw in ArchiveIterator(source, parse_http=False, max_header_len=MAX_HEADER_BYTES, quirks_mode=quirks):
                 source.check()
                 last = max(base + raw.stream_pos, last)
                 source.forget(last)
@@ -74,9 +72,6 @@ def read_records(
                     again = last + (quirks or not source.lines_end_bare(last))
                     if again > last:
                         _bad(tally, "damaged")
-                    break
-                if n_read == patience and source.begins_member(last):
-                    again, patience = last, 2 * patience
                     break
                 tally["records"] += 1
                 if raw.content_length > max_record_bytes:
@@ -287,10 +282,6 @@ class _Source:
             else:
                 ended = not self._fill(_CHUNK_BYTES)
                 self.check()
-
-    def begins_member(self, offset: int) -> bool:
-        """Whether a gzip member begins at this offset of the window."""
-        return offset >= self._start and self._window.startswith(GZIP, offset - self._start)
 
     def lines_end_bare(self, offset: int | None = None) -> bool:
         """Whether the record at this offset (where reading goes on) ends its lines by LF alone, as some tools do.

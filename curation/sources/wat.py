@@ -126,7 +126,9 @@ def _cut_out(content: bytes, marks: list[int]) -> _Html | None:
         end = content.find(b'"Links"', start)
         if (start := content.find(b'"Base"', start, end if end >= 0 else len(content))) >= 0:
             stated = content[start + 7 : _end(content, start + 8, b'"')]
-    links = [content[mark - len(_LINK) : content.find(b"}", mark) + 1] for mark in marks]
+    following = [*marks, len(content)][1:]  # looked for no further, or many marks without an end cost their square
+    ends = [content.find(b"}", mark, end) + 1 for mark, end in zip(marks, following, strict=True)]
+    links = [content[mark - len(_LINK) : end] for mark, end in zip(marks, ends, strict=True)]
     if not all(link.startswith(_LINK) for link in links):
         return None
     try:

@@ -1,6 +1,7 @@
 """What is read from a page: every kind of text, every way to name a picture, every charset."""
 
 import codecs
+import time
 from pathlib import Path
 
 import pytest
@@ -259,3 +260,24 @@ def test_hostile_bytes_are_decoded(body: bytes, charset: str | None) -> None:
 def test_deep_nesting_is_no_crash() -> None:
     read_html("<div>" * 20_000 + "<img src=a.jpg alt=x>", PAGE, 0)
     read_html("<script type='application/ld+json'>" + '["ImageObject",' * 20_000 + "</script>", PAGE, 0)
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<picture>" + "<source>" * 6000 + "<img src=data:x alt=b>" * 6000,
+        "<picture>" * 3000 + "<img src=data:x alt=b>",
+        "<figure>" * 3000 + "<img src=a.jpg alt=b><figcaption>c",
+    ],
+    ids=["sources", "pictures", "figures"],
+)
+def test_nesting_costs_no_square(markup: str) -> None:
+    started = time.process_time()
+    assert read_html(markup, "http://a.example/", 0).pictures
+    assert time.process_time() - started < 1.5
+
+
+def test_the_inner_of_two_figures_captions_its_picture() -> None:
+    markup = "<figure><figure><img src=a.jpg><figcaption>inner</figcaption></figure><figcaption>outer</figcaption>"
+    page = read_html(markup, "http://a.example/", 0)
+    assert page.pictures[0].texts == {"figcaption": "inner"}

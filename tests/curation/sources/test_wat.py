@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import time
 from collections import Counter
 from typing import Any
 
@@ -184,6 +185,14 @@ def test_an_awkward_link_is_read_as_json_reads_it(link: str) -> None:
         cut, whole = read(content), read(spaced)
         assert [page._replace(offset=0) for page in cut[0]] == [page._replace(offset=0) for page in whole[0]]
         assert cut[1]["records_bad"] == whole[1]["records_bad"]
+
+
+def test_marks_without_an_end_cost_no_square() -> None:
+    content = b'{"x":"HTML-Metadata","HTML-Metadata":[' + b'{"path":"IMG@' * 60_000 + b"}"
+    started = time.process_time()
+    _, tally = read(content)
+    assert time.process_time() - started < 2  # 0.02 s; the square 40 s
+    assert tally["records_bad_json"] == 1
 
 
 @settings(deadline=None)

@@ -1,0 +1,126 @@
+"""Whole members beside the stream of them: the same records, and as much damage seen."""
+
+import gzip
+import io
+import random
+import zlib
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation.errors import BadShardError
+from curation.sources import warc
+from curation.sources.gzip_records import GZIP, inflated_member
+from curation.sources.warc import read_content, read_records
+
+MiB = 1 << 20
+Found = tuple[list[tuple[int, str, str, str, bytes | None]], Counter[str]]
+
+
+def record(content: bytes, url: str, fields: bytes = b"") -> bytes:
+    head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\nContent-Type: application/http\r\n"
+    return head.encode() + fields + f"Content-Length: {len(content)}\r\n\r\n".encode() + content + b"\r\n\r\n"
+
+
+RECORDS = [record(random.Random(i).randbytes(200 * i).hex().encode(), f"http://{i}.example/") for i in range(6)]
+MEMBERS = [gzip.compress(each, mtime=0) for each in RECORDS]
+
+
+def read(data: bytes, limit: int = MiB) -> Found:
+    tally: Counter[str] = Counter()
+    found = []
+    try:
+        for each in read_records(io.BytesIO(data), "x", tally, limit):
+            found.append((each.offset, each.url, each.kind, each.content_type, read_content(each, tally)))
+    except BadShardError:
+        tally["refused"] = 1
+    return found, tally
+
+
+def streamed(data: bytes, limit: int = MiB) -> Found:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warc._Source, "whole_records", lambda self, limit: iter(()))
+        return read(data, limit)
+
+
+def flip(data: bytes, at: int, mask: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :] if at < len(data) else data
+
+
+EDIT: st.SearchStrategy[Callable[[bytes], bytes]] = st.one_of(
+    st.builds(lambda at, mask: lambda data: flip(data, at, mask), st.integers(0, 4000), st.integers(1, 255)),
+    st.builds(lambda at, n: lambda data: data[:at] + data[at + n :], st.integers(0, 4000), st.integers(1, 2000)),
+    st.builds(
+        lambda at, new: lambda data: data[:at] + new + data[at:],
+        st.integers(0, 4000),
+        st.sampled_from([GZIP, gzip.compress(b"not a record"), bytes(9), b"WARC/1.0\r\n", MEMBERS[2], RECORDS[1]]),
+    ),
+    st.builds(lambda at: lambda data: data[:at], st.integers(1, 4000)),
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(EDIT, max_size=3), st.sampled_from([MiB, 900]))
+def test_the_same_as_of_a_stream(edits: list[Callable[[bytes], bytes]], limit: int) -> None:
+    data = b"".join(MEMBERS)
+    for edit in edits:
+        data = edit(data)
+    (found, tally), (expected, stream_tally) = read(data, limit), streamed(data, limit)
+    assert found == expected
+    if not edits:
+        assert tally == stream_tally
+    # where the stream's reader finds damage it begins anew at the record before it, and may count the same twice
+    assert tally["records_bad_damaged"] or not stream_tally["records_bad_damaged"]
+    assert (tally["records"], tally["archive_truncated"], tally["records_bad_too_large"]) == (
+        stream_tally["records"],
+        stream_tally["archive_truncated"],
+        stream_tally["records_bad_too_large"],
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"WARC-Target-URI: http://second.example/\r\n",
+        b"warc-target-uri: http://second.example/\r\n",
+        b"WARC-Type: request\r\n",
+        b"Content-Length: 3\r\n",
+        b"X-Folded: a\r\n b\r\n",
+        b"no colon\r\n",
+        b"X-Bare: a\nX-Other: b\r\n",
+        "X-Letters: ä\r\n".encode(),
+        b"WARC-Concurrent-To: <urn:a>\r\nWARC-Concurrent-To: <urn:b>\r\n",
+        b"\r\n",
+    ],
+)
+def test_any_head_is_read_as_of_a_stream(fields: bytes) -> None:
+    data = b"".join(gzip.compress(record(b"content", f"http://{name}.example/", fields)) for name in ("a", "\u00e4"))
+    assert read(data) == streamed(data)
+
+
+def test_what_looks_like_a_member_inside_one_is_passed() -> None:
+    stored = zlib.compressobj(0, wbits=31)
+    member = stored.compress(record(b"a" + GZIP * 50 + b"b", "http://a.example/")) + stored.flush()
+    data = member + MEMBERS[1]
+    found, tally = read(data)
+    assert [offset for offset, *_ in found] == [0, len(member)]
+    assert tally == {"records": 2, "bytes_read": len(data)}
+
+
+def test_a_member_of_two_records_is_left_to_the_stream() -> None:
+    data = MEMBERS[0] + gzip.compress(RECORDS[1] + RECORDS[2]) + b"".join(MEMBERS)
+    (found, tally), (expected, stream_tally) = read(data), streamed(data)
+    # fastwarc gives the second record of a member the offset of the member or of its end
+    assert [each[1:] for each in found] == [each[1:] for each in expected]
+    assert tally == stream_tally
+    assert tally["records"] == 9
+
+
+def test_a_member_that_is_too_long_is_not_inflated() -> None:
+    member = bytearray(gzip.compress(bytes(5 * MiB)))
+    assert inflated_member(member, 0, True, 5 * MiB)[1] == len(member)
+    assert inflated_member(member, 0, True, 5 * MiB - 1) == (None, 0)
+    assert inflated_member(member, 0, False, 5 * MiB) == (None, -1)
