@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from PIL import Image
 
@@ -9,6 +11,8 @@ PHASH = "imagehash.phash-8x8/4.3"
 """Algorithm and version, for receipts: hashes of other makers (imagededup, PDQ) are not comparable."""
 
 _SIDE, _KEPT = 32, 8
+_LEAST_PX = 64
+_KEPT_WEIGHTS = 256  # a few KB each
 
 
 def phash(pixels: np.ndarray) -> tuple[str, float]:
@@ -21,8 +25,27 @@ def phash(pixels: np.ndarray) -> tuple[str, float]:
     """
     from scipy import fftpack  # 0.3 s that only a task that decodes pictures should pay
 
-    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
+    grey = _grey_32(pixels)
     # scipy's own transform, not a matrix product: on flat rows the sign of a rounding error decides a bit
     dct = fftpack.dct(fftpack.dct(grey, axis=0), axis=1)[:_KEPT, :_KEPT]
     bits = (dct > np.median(dct)).ravel()
     return f"{int.from_bytes(np.packbits(bits).tobytes(), 'big'):016x}", float(grey.std())
+
+
+def _grey_32(pixels: np.ndarray) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    # of others Pillow may shrink the rows first, and may choose otherwise in another version
+    if pixels.ndim == 3 and min(width, height) >= _LEAST_PX and 2 * height <= 3 * width:
+        from curation.images.phash_kernel import grey_32  # numba: a second that only a task that decodes should pay
+
+        small: np.ndarray = grey_32(np.ascontiguousarray(pixels), *_lanczos(width), *_lanczos(height))
+        return small
+    return np.asarray(Image.fromarray(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
+
+
+@lru_cache(maxsize=_KEPT_WEIGHTS)
+def _lanczos(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from curation.images.phash_kernel import lanczos
+
+    weights: tuple[np.ndarray, np.ndarray, np.ndarray] = lanczos(length)
+    return weights

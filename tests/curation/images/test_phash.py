@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from curation.images import phash_kernel  # noqa: F401  what is compiled at the first picture is not timed
 from curation.images.phash import PHASH, phash
 
 # the pictures that come with scikit-image
@@ -30,6 +31,25 @@ def test_equal_to_imagehash_on_pictures(path: Path) -> None:
 @example(np.full((64, 64), 255, np.uint8))
 def test_equal_to_imagehash_on_any_pixels(pixels: np.ndarray) -> None:
     assert phash(pixels)[0] == str(imagehash.phash(Image.fromarray(pixels)))
+
+
+@given(st.integers(60, 400), st.integers(60, 400), st.integers(0, 1 << 32), st.sampled_from([1, 37, 255]))
+@example(256, 384, 0, 255)
+@example(384, 256, 0, 255)
+@example(64, 96, 0, 1)
+@example(64, 97, 0, 1)
+def test_equal_to_imagehash_at_the_sizes_that_are_hashed(width: int, height: int, seed: int, steps: int) -> None:
+    random = np.random.default_rng(seed)
+    pixels = (random.integers(0, steps + 1, (height, width, 3)) * (255 // steps)).astype(np.uint8)
+    assert phash(pixels)[0] == str(imagehash.phash(Image.fromarray(pixels)))
+
+
+def test_pixels_that_may_not_be_written_or_lie_apart_are_hashed_alike() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    apart = np.flip(pixels[:, ::-1], axis=1)
+    fixed = pixels.copy()
+    fixed.flags.writeable = False
+    assert phash(fixed) == phash(apart) == phash(pixels)
 
 
 def test_spread_is_zero_for_flat_pictures_and_large_for_contrast() -> None:

@@ -1,0 +1,20 @@
+"""Loops over pixels compiled by numba, with the machine code kept on disk where there is a place for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+
+def compiled(signature: Any) -> Callable[[Any], Any]:
+    """Compile at once, for these types: a decoder process must not do so once its memory and time are limited."""
+
+    def compile_(function: Any) -> Any:
+        try:
+            return njit(signature, nogil=True, cache=True)(function)
+        except RuntimeError:  # neither the package's folder nor the user's can be written
+            return njit(signature, nogil=True)(function)
+
+    return compile_
