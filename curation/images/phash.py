@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -13,6 +15,7 @@ PHASH = "imagehash.phash-8x8/4.3"
 _SIDE, _KEPT = 32, 8
 _LEAST_PX = 64
 _KEPT_WEIGHTS = 256  # a few KB each
+_Weights = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def phash(pixels: np.ndarray) -> tuple[str, float]:
@@ -22,6 +25,8 @@ def phash(pixels: np.ndarray) -> tuple[str, float]:
     returns  16 hex digits; standard deviation of the 32x32 grey picture, 0 (flat) to 127.5
     source   imagehash 4.x: L, 32x32 Lanczos, DCT-II of columns then rows, top-left 8x8 with DC, bit = coefficient >
              median, row-major
+
+    Where phash_kernel is loaded, it makes the 32x32 picture.
     """
     from scipy import fftpack  # 0.3 s that only a task that decodes pictures should pay
 
@@ -33,19 +38,16 @@ def phash(pixels: np.ndarray) -> tuple[str, float]:
 
 
 def _grey_32(pixels: np.ndarray) -> np.ndarray:
+    kernel = sys.modules.get("curation.images.phash_kernel")
     height, width = pixels.shape[:2]
     # of others Pillow may shrink the rows first, and may choose otherwise in another version
-    if pixels.ndim == 3 and min(width, height) >= _LEAST_PX and 2 * height <= 3 * width:
-        from curation.images.phash_kernel import grey_32  # numba: a second that only a task that decodes should pay
-
-        small: np.ndarray = grey_32(np.ascontiguousarray(pixels), *_lanczos(width), *_lanczos(height))
+    if kernel and pixels.ndim == 3 and min(width, height) >= _LEAST_PX and 2 * height <= 3 * width:
+        across, down = _weights(kernel.lanczos, width), _weights(kernel.lanczos, height)
+        small: np.ndarray = kernel.grey_32(np.ascontiguousarray(pixels), *across, *down)
         return small
     return np.asarray(Image.fromarray(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
 
 
 @lru_cache(maxsize=_KEPT_WEIGHTS)
-def _lanczos(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    from curation.images.phash_kernel import lanczos
-
-    weights: tuple[np.ndarray, np.ndarray, np.ndarray] = lanczos(length)
-    return weights
+def _weights(lanczos: Callable[[int], _Weights], length: int) -> _Weights:
+    return lanczos(length)

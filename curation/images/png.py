@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 import imagecodecs
@@ -38,12 +39,15 @@ def chunks(data: bytes) -> list[Chunk] | None:
 def decode_png(data: bytes, *, halve: bool = False) -> np.ndarray | None:
     """Pixels of a PNG of 8-bit RGB, uint8 (h, w, 3); None where it is of another kind, or damaged.
 
+    None also where png_kernel is not loaded, which takes a second: a process that decodes many pictures imports it.
+
     Lengths, the checksum of every chunk and that of the pixels must be right.
 
     halve  average 2 x 2 pixels, as cv2.INTER_AREA does, before anything else holds the picture
     """
-    parts = chunks(data)
-    if not parts or parts[0].kind != b"IHDR" or data[24:29] != _RGB_8 or parts[0].end != 29:
+    kernel = sys.modules.get("curation.images.png_kernel")
+    parts = chunks(data) if kernel else None
+    if not kernel or not parts or parts[0].kind != b"IHDR" or data[24:29] != _RGB_8 or parts[0].end != 29:
         return None
     view = memoryview(data)
     pieces: list[memoryview] = []
@@ -57,23 +61,20 @@ def decode_png(data: bytes, *, halve: bool = False) -> np.ndarray | None:
         elif kind not in (b"IHDR", b"PLTE", b"IEND") and not kind[0] & 32:
             return None  # a chunk that must be understood
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    rows = _inflated(b"".join(pieces), width, height) if width and height else None
+    slack = kernel.ROWS * (3 * width + 1) + kernel.SLACK_BYTES
+    rows = _inflated(b"".join(pieces), width, height, slack) if width and height else None
     if rows is None:
         return None
-    from curation.images.png_kernel import unfiltered  # numba: a second that only a task that decodes should pay
-
     shape = (height // 2, width // 2, 3) if halve else (height, width, 3)
     out = np.empty(shape, np.uint8)
-    unfiltered(rows, width, height, halve, out.reshape(-1))
+    kernel.unfiltered(rows, width, height, halve, out.reshape(-1))
     return out
 
 
-def _inflated(stream: bytes, width: int, height: int) -> np.ndarray | None:
-    """Filtered rows, with the room behind them that png_kernel asks for."""
-    from curation.images.png_kernel import ROWS, SLACK_BYTES
-
+def _inflated(stream: bytes, width: int, height: int, slack: int) -> np.ndarray | None:
+    """Filtered rows, with so much room behind them."""
     stride = 3 * width + 1
-    rows = np.empty((height + ROWS) * stride + SLACK_BYTES, np.uint8)
+    rows = np.empty(height * stride + slack, np.uint8)
     try:
         inflated = imagecodecs.deflate_decode(stream, raw=False, out=rows.data[: height * stride])
     except imagecodecs.DeflateError:

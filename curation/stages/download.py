@@ -21,6 +21,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from curation import __version__
 from curation.errors import BadShardError
+from curation.images.ahead import Ahead, Waiting
 from curation.images.phash import PHASH
 from curation.images.spool import Spool
 from curation.schema import COLUMNS, schema
@@ -103,6 +104,12 @@ class Download(Stage):
     )
     decoders: int | None = runtime(
         None, ge=1, description="decoder processes; by default one a core, as many as memory_bytes holds"
+    )
+    ahead_bytes: int = runtime(
+        1 << 30,
+        ge=0,
+        description="bytes of bodies that may wait for decoders on disk, so that the last slow hosts are waited for "
+        "while decoders are busy; what goes beyond waits in memory_bytes",
     )
     deadline_s: float | None = runtime(None, gt=0, description="URLs that had no turn by then get the fault deadline")
     budget_bytes: int | None = runtime(
@@ -198,9 +205,13 @@ class Download(Stage):
         """Where in the spool each batch lies, with its URLs; its pictures lie there for themselves."""
         from curation.images.decoders import Decoders
 
-        with _Loop() as loop, Decoders(self._plan().decoders, **self._decoding()) as decoders:
+        with (
+            Ahead(self.ahead_bytes) as on_disk,
+            _Loop() as loop,
+            Decoders(self._plan().decoders, **self._decoding()) as decoders,
+        ):
             fetcher = loop.wait(self._started())
-            task = _Task(self, fetcher, decoders, spool)
+            task = _Task(self, fetcher, decoders, spool, on_disk)
             report = _Reporter(fetcher)
             ahead: dict[Future[list[Row]], tuple[int, pa.Array]] = {}
             whole: dict[int, tuple[int, int]] = {}
@@ -295,8 +306,9 @@ class Download(Stage):
 class _Task:
     """Rows of one task: fetched, decoded, spooled."""
 
-    def __init__(self, settings: Download, fetcher: Fetcher, decoders: Decoders, spool: Spool) -> None:
+    def __init__(self, settings: Download, fetcher: Fetcher, decoders: Decoders, spool: Spool, ahead: Ahead) -> None:
         self._settings, self._fetcher, self._decoders, self._spool = settings, fetcher, decoders, spool
+        self._ahead, self._waiting, self._enough = ahead, 0, 2 * settings._plan().decoders
         self._reading = asyncio.Semaphore(settings._plan().decoders + 1)
         self._asked: WeakValueDictionary[str, asyncio.Task[Row]] = WeakValueDictionary()
 
@@ -332,11 +344,19 @@ class _Task:
             "consent": response.consent,
             "fetch_ms": response.fetch_ms,
         }
-        if response.share is not None:
+        share, body = response.share, response.body
+        if share is not None:
+            del response
             try:
-                row |= await self._decoded(response.body)
+                row |= _measured(body)
+                if self._waiting >= self._enough and (stored := self._ahead.put(body)):
+                    body = b""
+                    share.release()
+                    row |= await self._decoded(stored)
+                else:
+                    row |= await self._decoded(body)
             finally:
-                response.share.release()
+                share.release()
         return row
 
     async def _local(self, picture_ref: str) -> Row:
@@ -348,18 +368,25 @@ class _Task:
                 body = await asyncio.to_thread(read_picture, picture_ref, self._settings.max_bytes)
             except Unreadable as error:
                 return {"fault": str(error.fault)}
-            return {"fault": None} | await self._decoded(body)
+            return {"fault": None} | _measured(body) | await self._decoded(body)
 
-    async def _decoded(self, body: bytes | bytearray) -> Row:
-        row: Row = {"body_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-        found = await asyncio.wrap_future(self._decoders.submit(body))
+    async def _decoded(self, body: bytes | bytearray | Waiting) -> Row:
+        self._waiting += 1
+        try:
+            found = await asyncio.wrap_future(self._decoders.submit(body))
+        finally:
+            self._waiting -= 1
         if "fault" in found:
             log.debug("%s: %s", found["fault"], found["reason"])
-            return row | {"fault": found["fault"]}
-        row["place"] = self._spool.put(found.pop("image"))
+            return {"fault": found["fault"]}
+        place = self._spool.put(found.pop("image"))
         sides = sorted((found["original_width"], found["original_height"]))
         shape = {"min_side": sides[0], "aspect": sides[1] / sides[0], "image_format": self._settings.image_format}
-        return row | found | shape
+        return {"place": place} | found | shape
+
+
+def _measured(body: bytes | bytearray) -> Row:
+    return {"body_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
 
 
 class _Copies:

@@ -31,7 +31,9 @@ def decoders() -> Iterator[Decoders]:
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "curation.images.decoder" in " ".join(child.cmdline())]
+    """The process that forks decoders, and the decoders."""
+    found = psutil.Process().children(recursive=True)
+    return [child for child in found if "curation.images.decoder" in " ".join(child.cmdline())]
 
 
 def test_a_picture_comes_back_as_decoded_here(decoders: Decoders) -> None:
@@ -130,10 +132,23 @@ def test_large_pictures_take_turns(decoders: Decoders) -> None:
     assert peak < 2 * (64 << 20) + 2 * (100 << 20)
 
 
+def test_a_long_run_goes_on_with_compiled_loops_and_the_same_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curation.images.decoders._COMPILED_FROM", 6)
+    png = encoded(CAT, "PNG")
+    with Decoders(2, PLAIN, memory_bytes=128 << 20, seconds=30.0) as made:
+        found = [future.result() for future in [made.submit(png) for _ in range(12)]]
+        found += [future.result() for future in [made.submit(png) for _ in range(12)]]
+        assert made.deaths == 0
+        compiled = [any("llvmlite" in each.path for each in child.memory_maps()) for child in children()]
+        assert sum(compiled) >= 2  # their starter, and a decoder that was forked since
+    assert found[0]["original_format"] == "png"
+    assert all(each == found[0] for each in found)
+
+
 def test_decoders_end_with_their_parent() -> None:
     with Decoders(2, PLAIN, memory_bytes=128 << 20, seconds=5.0) as made:
         made.submit(GOOD).result()
-        assert len(children()) == 1
+        assert len(children()) == 2
     assert children() == []
 
 
