@@ -39,7 +39,7 @@ from curation.publish.quality import Quality
 from curation.publish.settings import Publish
 from curation.publish.verify import read_manifest
 from curation.publish.version import latest, move_latest, write_version
-from curation.publish.writers import JsonWriter, TarWriter, file_of, read_lines
+from curation.publish.writers import JsonWriter, TarWriter, file_of, read_lines, sample_key
 from curation.receipt import RECEIPT_KEY, digest
 from curation.recipe import Recipe, parse_recipe
 from curation.reports.funnel import Funnel, StageCounts
@@ -236,7 +236,7 @@ def _filter_table(store: Store, key: str, path: Path, gone: set[str], quality: Q
 def _filter_tar(store: Store, key: str, path: Path, gone: set[str]) -> None:
     with store.open_stream(key) as stream, TarWriter(path) as out, tarfile.open(fileobj=stream, mode="r|") as tar:
         for member in tar:
-            if member.name.partition(".")[0] not in gone:
+            if sample_key(member.name) not in gone:
                 content = tar.extractfile(member)
                 assert content is not None
                 out.add(member.name, content.read())
@@ -249,7 +249,7 @@ def _filter_records(store: Store, key: str, path: Path, kind: str, settings: Pub
         for line in read_lines(stream, form):
             record = msgspec.json.decode(line)
             images = record.get("images") or [record["image"]]
-            if not any(Path(image).stem in gone for image in images):
+            if not any(sample_key(Path(image).name) in gone for image in images):
                 out.add_line(line)
 
 

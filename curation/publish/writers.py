@@ -120,6 +120,11 @@ def pairs_of(row: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def sample_key(name: str) -> str:
+    """Key of the sample that a file or a pair belongs to: `KEY_2.jpg` is one of `KEY`."""
+    return name.partition(".")[0].partition("_")[0]
+
+
 def file_of(key: str, path: Path) -> File:
     """Key, size and sha256 of a finished file; read in pieces."""
     with path.open("rb") as file:

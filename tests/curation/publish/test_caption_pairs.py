@@ -13,7 +13,9 @@ pytest.importorskip("torch", reason="needs the extra: pip install curation[model
 
 from curation.publish.export import export_shard
 from curation.publish.parts import read_part
-from curation.publish.version import finish_version, plan_version
+from curation.publish.version import finish_version, latest, plan_version
+from curation.takedown import take_down
+from curation.tombstones import targets_of
 from tests.curation.conftest import World
 from tests.curation.models.tiny import save_tiny_blip, save_tiny_itm
 
@@ -57,3 +59,10 @@ def test_two_captions_are_two_pairs(world: World, tmp_path: Path, monkeypatch: p
     assert part.quality["samples"] == 2
     assert part.quality["pairs"] == 4
     assert "(4 image-text pairs)" in next(folder.glob("**/*.html")).read_text()
+    taken = rows[0]
+    take_down(world.store, targets_of([("sample_id", taken["sample_id"])]))
+    folder = folder.parent / latest(world.store, "small")
+    with tarfile.open(folder / "webdataset" / "crawl-00000.tar") as tar:
+        assert {name.partition(".")[0] for name in tar.getnames()} == {rows[1]["key"], f"{rows[1]['key']}_2"}
+    for form in ("pretrain", "instruct"):
+        assert taken["key"] not in (folder / form / "crawl-00000.jsonl").read_text()
