@@ -89,6 +89,19 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _what_no_text_was_chosen_for_is_dropped(self) -> Recipe:
+        caption = self.stages.caption
+        if caption is None or caption.policy in ("keep_text", "mix"):
+            return self
+        if not any("caption_source" in gate.columns for _, gate in self._each_gate()):
+            raise ValueError(
+                f"stages.caption.policy {caption.policy} chooses no text for some pictures, which would be published "
+                "with the text that it refused: add gates.caption_low: {column: caption_source, "
+                "one_of: [text, synthetic]}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _gates_have_their_stage(self) -> Recipe:
         for verdict, gate in self._each_gate():
             for column in gate.columns:

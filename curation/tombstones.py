@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from curation.errors import ConfigError
 from curation.receipt import digest
+from curation.recipe import Recipe
+from curation.runner import read_kept
+from curation.schema import COLUMNS
 from curation.store import Store
 from curation.web.urls import canonical, hostname
 
@@ -103,6 +106,24 @@ def read(store: Store, wanted: Iterable[str]) -> Matcher:
         except (FileNotFoundError, ValidationError, json.JSONDecodeError) as err:
             raise ConfigError(f"{store.root}/{key}: the tombstone can't be read: {err}") from err
     return Matcher(targets)
+
+
+def read_spared(
+    store: Store, recipe: Recipe, dump: str, shard: int, columns: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """The samples of a shard that every gate let through and no tombstone means: sample_id and columns asked for."""
+    matcher = read(store, keys(store))
+    wanted = dict.fromkeys([*columns, *measured_columns(matcher, recipe)])
+    for batch in read_kept(store, recipe, dump, shard, list(wanted)):
+        spared = batch.filter(pa.array(~matcher.matches(batch)))
+        if spared.num_rows:
+            yield spared.select(["sample_id", *columns])
+
+
+def measured_columns(matcher: Matcher, recipe: Recipe) -> list[str]:
+    """Columns that matching reads and that stages of the recipe measure; sample_id is in every table."""
+    found = (name for name in matcher.columns if name in COLUMNS and name != "sample_id")
+    return [name for name in found if recipe.stage(COLUMNS[name].producer)]
 
 
 class Matcher:

@@ -47,6 +47,7 @@ class Answer:
     text     the caption, None without one       reason   "" with a caption
     prompt_tokens, completion_tokens   as the endpoint counted them; estimated where it didn't
     detail   of a failure, for people            cached   it stood in the store already
+    share    of the price that was paid: below 1 by the batch API
     """
 
     text: str | None
@@ -55,6 +56,7 @@ class Answer:
     completion_tokens: int = 0
     detail: str = ""
     cached: bool = False
+    share: float = 1.0
 
 
 class GarbageError(ValueError):

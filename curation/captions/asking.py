@@ -34,8 +34,8 @@ from curation.errors import BadShardError, ConfigError
 from curation.pipeline import saved_recipe
 from curation.receipt import digest
 from curation.recipe import Recipe
-from curation.runner import read_kept
 from curation.store import Store
+from curation.tombstones import read_spared
 
 log = logging.getLogger(__name__)
 SCHEMA = pa.schema(
@@ -47,7 +47,7 @@ SCHEMA = pa.schema(
 )  # fmt: skip
 CAPTIONED = "captioned"
 MISSING = "missing"
-"""Pictures of the seed set that the dump no longer keeps."""
+"""Pictures of the seed set that the dump no longer keeps, or that were taken down."""
 NOT_ASKED = (Reason.OVER_BUDGET, Reason.UNANSWERED)
 _ROWS = 1000
 
@@ -123,7 +123,6 @@ def ask_seed_set(
     """
     require_prices(endpoint)
     asker = Asker(endpoint, AnswerCache(store))
-    share = endpoint.batch_price if batch else 1.0
     same = {"model": endpoint.model, "prompt": hashlib.sha256(endpoint.text.encode()).hexdigest()[:16]}
     settings = {"recipe": recipe.name, "endpoint": endpoint.model_dump(mode="json"), "batch": batch}
     schema = SCHEMA.with_metadata({"curation.taught": json.dumps(settings)})
@@ -136,7 +135,7 @@ def ask_seed_set(
             cached += answer.cached
             if answer.text is not None:
                 used = {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens}
-                price = share * endpoint.money(*used.values())
+                price = answer.share * endpoint.money(*used.values())
                 rows.append({**place._asdict(), **same, **used, "caption": answer.text, "price": price})
             if len(rows) == _ROWS:
                 writer.write(pa.RecordBatch.from_pylist(rows, schema=schema))
@@ -234,11 +233,11 @@ def _answers(
 
 
 def _pictures(store: Store, recipe: Recipe, seeds: SeedSet) -> Iterator[tuple[_Place, bytes, str]]:
-    """Place, encoded picture and original text of the samples that are still kept."""
+    """Place, encoded picture and original text of the samples that are still kept and not taken down."""
     for shard, ids in seeds.ids.items():
         wanted = pa.array(ids)
         try:
-            for rows in read_kept(store, recipe, seeds.dump, shard, ["image", "text"]):
+            for rows in read_spared(store, recipe, seeds.dump, shard, ["image", "text"]):
                 chosen = rows.filter(pc.is_in(rows.column("sample_id"), value_set=wanted))
                 for row in chosen.to_pylist():
                     yield _Place(seeds.dump, shard, row["sample_id"]), row["image"], row["text"]

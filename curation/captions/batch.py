@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import urllib3
@@ -143,8 +144,9 @@ class BatchClient:
                 key, answer = _read_line(line)
                 if key not in keys:
                     continue
+                answer = replace(answer, share=self._asker.endpoint.batch_price)
                 if answer.reason != Reason.UNANSWERED:
-                    self._asker.keep(key, answer, price=self._asker.endpoint.batch_price)
+                    self._asker.keep(key, answer)
                 answers[key] = answer
         for key in keys & self._reserved.keys():
             self._asker.budget.settle(self._reserved.pop(key), (0.0, 0))

@@ -226,16 +226,16 @@ class Asker:
         """Prompt and completion tokens that a question may take at most, by what was seen so far."""
         return self._most_prompt_tokens, self.endpoint.max_tokens
 
-    def keep(self, key: str, answer: Answer, *, price: float = 1.0) -> None:
+    def keep(self, key: str, answer: Answer) -> None:
         """Write an answer, then count it."""
         self._cache.write(key, answer)
-        self._count(key, answer, price)
+        self._count(key, answer)
 
     def known(self, key: str) -> Answer | None:
         """An answer from the store, counted against the budget."""
         answer = self._cache.read(key)
         if answer is not None:
-            self._count(key, answer, 1.0)
+            self._count(key, answer)
         return answer
 
     def count_known(self, pictures: Iterable[bytes], texts: Iterable[str] | None = None) -> None:
@@ -248,14 +248,14 @@ class Asker:
         for picture, text in zip(pictures, itertools.repeat("") if texts is None else texts, strict=False):
             self.known(self.endpoint.key(picture, text))
 
-    def _count(self, key: str, answer: Answer, price: float) -> None:
+    def _count(self, key: str, answer: Answer) -> None:
         with self._lock:
             if key in self._counted:
                 return
             self._counted.add(key)
             self._most_prompt_tokens = max(self._most_prompt_tokens, answer.prompt_tokens)
         used = answer.prompt_tokens, answer.completion_tokens
-        self.budget.settle((0.0, 0), (price * self.endpoint.money(*used), sum(used)))
+        self.budget.settle((0.0, 0), (answer.share * self.endpoint.money(*used), sum(used)))
 
     def _answer(self, key: str, picture: bytes, text: str) -> Answer:
         if (known := self.known(key)) is not None:

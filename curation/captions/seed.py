@@ -13,8 +13,8 @@ from scipy.cluster.vq import kmeans2, vq
 
 from curation.errors import BadShardError, ConfigError
 from curation.recipe import Recipe
-from curation.runner import read_kept
 from curation.store import Store
+from curation.tombstones import read_spared
 
 CLUSTERS = 1000  # most clusters; within one, farthest-point costs members × members taken × dimensions
 SAMPLE = 50_000  # rows that k-means learns its centres from
@@ -97,6 +97,7 @@ def make_seed_set(
     """
     if not bars or count < 1:
         raise ConfigError("seed set: give a count from 1 on, and at least one quality bar such as similarity=0.3")
+    _expect_numbers(recipe, bars)
     ids, places, vectors, quality = _eligible(store, recipe, dump, shards, bars)
     order = np.argsort(ids)  # the choice does not depend on how samples were spread over shards
     rows, labels = choose_seed(vectors[order], quality[order], count, clusters=clusters, seed=seed)
@@ -114,6 +115,19 @@ def make_seed_set(
     return SeedSet(key, len(chosen), len(ids), len(set(labels.tolist())))
 
 
+def _expect_numbers(recipe: Recipe, bars: Mapping[str, float]) -> None:
+    stages = filter(None, map(recipe.stage, recipe.stage_names))
+    measured = {field.name: field.type for stage in stages for field in stage.produces}
+    if "img_emb" not in measured:
+        raise ConfigError(f"seed set: recipe {recipe.name} has no stage score, whose embeddings it is spread over")
+    numbers = [name for name, of in measured.items() if pa.types.is_integer(of) or pa.types.is_floating(of)]
+    for column in bars:
+        if column not in numbers:
+            raise ConfigError(
+                f"bar {column}: recipe {recipe.name} measures no such number; it has {', '.join(numbers)}"
+            )
+
+
 def _eligible(
     store: Store, recipe: Recipe, dump: str, shards: Sequence[int], bars: Mapping[str, float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -123,7 +137,7 @@ def _eligible(
     quality: list[np.ndarray] = []
     for shard in shards:
         try:
-            for batch in read_kept(store, recipe, dump, shard, ["img_emb", *bars]):
+            for batch in read_spared(store, recipe, dump, shard, ["img_emb", *bars]):
                 values = {name: batch.column(name).to_numpy(zero_copy_only=False).astype(float) for name in bars}
                 good = np.asarray(batch.column("img_emb").is_valid())
                 for name, least in bars.items():

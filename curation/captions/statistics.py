@@ -24,8 +24,8 @@ import pyarrow as pa
 
 from curation.errors import BadShardError, ConfigError
 from curation.recipe import Recipe
-from curation.runner import read_kept
 from curation.store import Store
+from curation.tombstones import read_spared
 
 LEAST_CONFIDENCE = 0.4
 """From here on a language counts; measured in curation.text.language."""
@@ -177,7 +177,7 @@ def of_dump(store: Store, recipe: Recipe, dump: str, shards: Sequence[int]) -> d
     def batches() -> Iterator[pa.RecordBatch]:
         for shard in shards:
             try:
-                yield from read_kept(store, recipe, dump, shard, wanted)
+                yield from read_spared(store, recipe, dump, shard, wanted)
             except BadShardError:  # not done yet
                 continue
 

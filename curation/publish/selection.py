@@ -28,7 +28,6 @@ from curation.publish.splits import PARTS, cut, links_of
 from curation.receipt import Receipt, digest
 from curation.recipe import Recipe
 from curation.runner import read_outcomes, receipt_of
-from curation.schema import COLUMNS
 from curation.store import Store
 from curation.text.concepts import UNSPACED, Concepts, read_concepts
 from curation.verdicts import Verdict
@@ -187,8 +186,8 @@ def _kept(store: Store, recipe: Recipe, plan: Plan, dump: str, shard: int) -> It
     columns = {"url", "text", "language", "sha256"}
     if recipe.stage("dedup"):
         columns.add("group_id")
-    columns.update(name for name in matcher.columns if name in COLUMNS and recipe.stage(COLUMNS[name].producer))
-    for batch in read_outcomes(store, recipe, dump, shard, sorted(columns - {"sample_id"})):
+    columns.update(tombstones.measured_columns(matcher, recipe))
+    for batch in read_outcomes(store, recipe, dump, shard, sorted(columns)):
         kept = batch.filter(pc.is_null(entombed(batch, matcher)))
         if kept.num_rows:
             yield kept

@@ -37,6 +37,7 @@ def test_overrides_nested_and_dotted() -> None:
             {"stages.leakage.embedding_cosine": 0.9, "stages.leakage.embedding_space": "ViT-L-14/openai"},
             "stages.score.english gives 'embedded': cosines of different models mean nothing",
         ),
+        ({"stages.caption.policy": "prefer_synthetic"}, "add gates.caption_low: {column: caption_source"),
         ({"stage": {}}, "unknown field; did you mean 'stages'"),
         ({"name": "Not a name"}, "name"),
         ({"name.x": 1}, "'name' is no section"),

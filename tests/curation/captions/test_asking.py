@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from curation.captions.asking import SCHEMA, SeedSet, ask_seed_set, read_seed_set, read_taught
+from curation.captions.asking import SCHEMA, SeedSet, ask_seed_set, read_seed_set, read_taught, taught_records
 from curation.captions.costs import of_student, of_teacher, of_tokens
 from curation.captions.endpoint import Endpoint
 from curation.captions.records import Records
@@ -19,6 +19,8 @@ from curation.cli import app
 from curation.errors import ConfigError, OutageError
 from curation.runner import read_kept
 from curation.store import Store
+from curation.takedown import take_down
+from curation.tombstones import targets_of
 from tests.curation.captions.endpoint_server import EndpointServer, completion
 from tests.curation.conftest import World, open_world
 
@@ -136,6 +138,9 @@ def test_the_batch_api_by_command_and_the_cost_of_a_million(seeded: Seeded, serv
     assert answer["outcomes"] == {"captioned": len(seeded.seeds)}
     assert "请" in server.bodies[0]["messages"][0]["content"][0]["text"]
     assert seeded.rows("first")[0]["price"] == pytest.approx(0.5 * 0.0011)
+    again = json.loads(CliRunner().invoke(app, [*asked, *store], catch_exceptions=False).stdout)
+    assert (again["cached"], again["money"]) == (len(seeded.seeds), pytest.approx(answer["money"]))
+    assert seeded.rows("first")[0]["price"] == pytest.approx(0.5 * 0.0011)
     cost = ["captions", "cost", "--teacher", "first", "--captions-per-second", "40", "--price-per-hour", "2.88"]
     teacher, student = json.loads(CliRunner().invoke(app, [*cost, *store], catch_exceptions=False).stdout)
     assert teacher["per_million"] == pytest.approx(1e6 * answer["money"] / len(seeded.seeds))
@@ -148,6 +153,18 @@ def test_the_batch_api_by_command_and_the_cost_of_a_million(seeded: Seeded, serv
 
     missing = CliRunner().invoke(app, [*asked[:-2], "--max-tokens", "1", "--prompt", "en", *store])
     assert (missing.exit_code, json.loads(missing.stdout)["outcomes"]) == (1, {"over_budget": len(seeded.seeds)})
+
+
+def test_what_was_taken_down_goes_to_no_teacher(seeded: Seeded, server: EndpointServer) -> None:
+    ask_seed_set(seeded.store, seeded.recipe, seeded.seeds, seeded.endpoint(server), "before")
+    asked = sum(server.asked.values())
+    gone = next(iter(seeded.seeds.ids.values()))[0]
+    take_down(seeded.store, targets_of([("sample_id", gone)]))
+    made = ask_seed_set(seeded.store, seeded.recipe, seeded.seeds, seeded.endpoint(server, instruction="new"), "after")
+    assert made.outcomes == {"captioned": len(seeded.seeds) - 1, "missing": 1}
+    assert sum(server.asked.values()) - asked <= len(seeded.seeds) - 1
+    for name in ("before", "after"):
+        assert gone not in {record.sample_id for record in taught_records(seeded.store, name)}
 
 
 def test_settings_that_stop_before_work(seeded: Seeded, server: EndpointServer) -> None:

@@ -77,6 +77,10 @@ def test_a_dump_gives_a_table_and_the_command_the_same(world: World) -> None:
     with pytest.raises(ConfigError, match="similarity from 2 on"):
         make_seed_set(world.store, recipe, "crawl", shards, "none", 1, bars={"similarity": 2})
 
+    for column in ("aesthetic", "text"):  # not measured by this recipe; no number
+        with pytest.raises(ConfigError, match=rf"bar {column}: .* it has .*similarity"):
+            make_seed_set(world.store, recipe, "crawl", shards, "none", 1, bars={column: 2})
+
     asked = ["captions", "seed", "second", "--dump", "crawl", "--count", "1", "--at-least", "similarity=-1"]
     told = CliRunner().invoke(app, [*asked, "--store", world.store.root, "--json"], catch_exceptions=False)
     assert json.loads(told.stdout)["chosen"] == 1

@@ -26,6 +26,7 @@ def test_two_captions_are_two_pairs(world: World, tmp_path: Path, monkeypatch: p
     recipe, _ = world.recipe(
         {
             "stages.caption": {**models, "policy": "both_above_threshold", "threshold": 0},
+            "gates.caption_low": {"column": "caption_source", "one_of": ["text", "synthetic"]},
             "publish": {"pretrain": "jsonl", "instruct": "jsonl"},
         }
     )
