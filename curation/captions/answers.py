@@ -13,11 +13,17 @@ from curation.store import Store
 
 REFUSALS = re.compile(
     r"""^\W*(?:
-      (?:i'?m|i[ ]am)[ ](?:really[ ]|very[ ]|so[ ])?(?:sorry|afraid|unable|not[ ]able)\b
+      (?:i['\u2019]?m|i[ ]am)[ ](?:really[ ]|very[ ]|so[ ])?(?:sorry|afraid|unable|not[ ]able)\b
     | sorry\b | (?:i[ ])?apologi[sz]e\b | my[ ]apologies\b
-    | (?:unfortunately,?[ ])?i[ ](?:can(?:no|')?t|won'?t|do[ ]not[ ]feel[ ]comfortable|don'?t[ ]have[ ]the[ ]ability)\b
+    | (?:unfortunately,?[ ])?i[ ](?:can(?:no|['\u2019])?t|won['\u2019]?t)\b
+    | (?:unfortunately,?[ ])?i[ ]do(?:[ ]no|n['\u2019])t[ ](?:see|have|feel[ ]comfortable)\b
     | as[ ]an[ ]ai\b | as[ ]a[ ](?:large[ ])?language[ ]model\b
-    | (?:很|非常)?抱歉 | 对不起 | 我(?:无法|不能|没有办法) | 作为(?:一个|一名)?(?:AI|人工智能)
+    | (?:there[ ]is[ ])?no[ ](?:image|picture)[ ](?:was|is|has[ ]been)?[ ]?(?:provided|attached|visible|included)\b
+    | please[ ](?:provide|upload|attach)\b
+    | (?:很|非常)?抱歉 | [对對]不起 | 不好意思 | 我(?:[无無]法|不能|[没沒]有[办辦]法|看不[到见見])
+    | [无無]法(?:[识識][别別]|辨[识識]|查看|看[到见見]|[显顯]示|提供|描述|[处處]理)
+    | 作[为為](?:一[个個]|一名)?(?:AI|人工智[能慧])
+    | [您你]?(?:[没沒]有|未)(?:上[传傳]|提供)(?:任何)?[图圖] | [请請][您你]?先?(?:上[传傳]|提供)
     )""",
     re.IGNORECASE | re.VERBOSE,
 )

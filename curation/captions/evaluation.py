@@ -54,7 +54,7 @@ class Protocol(BaseModel):
 
 def words(caption: str) -> list[str]:
     """Lower-cased words of a caption, apostrophes kept inside words; a Chinese or Japanese character is a word."""
-    return _WORD.findall(caption.lower())
+    return _WORD.findall(caption.lower().replace("\u2019", "'"))
 
 
 def reference_metrics(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:

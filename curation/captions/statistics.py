@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from curation.errors import BadShardError, ConfigError
-from curation.recipe import Recipe
 from curation.store import Store
-from curation.tombstones import read_spared
+
+if TYPE_CHECKING:  # recipes are checked against what quality reports have, and these count captions
+    from curation.recipe import Recipe
 
 LEAST_CONFIDENCE = 0.4
 """From here on a language counts; measured in curation.text.language."""
@@ -33,6 +34,8 @@ _WORD = re.compile(r"\w+(?:['\u2019]\w+)?")
 _UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my", "bo", "wuu", "yue"})  # words there are not told by spaces
 _VARIETY_WORDS = 200_000
 _OPENING = 3  # words
+KINDS = ("place", "attributes", "writing", "knowledge")
+"""What a caption may talk about; knowledge is not judged where names do not show."""
 
 
 class Rule(NamedTuple):
@@ -86,7 +89,6 @@ class Statistics:
     """Adds up captions of one origin; figures() tells what came together."""
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
         self._languages: Counter[str] = Counter()
         self._kinds: dict[str, Counter[str]] = {}
         self._chars: Counter[int] = Counter()
@@ -123,6 +125,18 @@ class Statistics:
             if rule.names_show:
                 kinds["knowledge"] += names_something(caption)
 
+    def tally(self) -> Counter[str]:
+        """Counts that add up with those of other captions: comparison() tells what came together.
+
+        captions, chars; worded and words, of captions in languages that part words by spaces; and of each language of
+        RULES `en captions`, `en place`, ...
+        """
+        found = Counter({f"{language} {kind}": n for language, of in self._kinds.items() for kind, n in of.items()})
+        for name, name_of_sum, lengths in (("captions", "chars", self._chars), ("worded", "words", self._words)):
+            found[name] = lengths.total()
+            found[name_of_sum] = sum(length * count for length, count in lengths.items())
+        return found
+
     def figures(self) -> dict[str, Any]:
         """Plain data.
 
@@ -156,6 +170,22 @@ class Statistics:
         }  # fmt: skip
 
 
+def comparison(tally: Mapping[str, int]) -> dict[str, Any]:
+    """Means and shares of a tally as plain data: captions, chars, words, judged (as figures() has it)."""
+    judged: dict[str, dict[str, float]] = {}
+    for language in RULES:
+        if captions := tally.get(f"{language} captions", 0):
+            kinds = KINDS if RULES[language].names_show else KINDS[:-1]
+            shares = {kind: round(tally.get(f"{language} {kind}", 0) / captions, 4) for kind in kinds}
+            judged[language] = {"captions": captions, **shares}
+    return {
+        "captions": tally.get("captions", 0),
+        "chars": round(tally.get("chars", 0) / max(1, tally.get("captions", 0)), 2),
+        "words": round(tally.get("words", 0) / max(1, tally.get("worded", 0)), 2),
+        "judged": judged,
+    }
+
+
 def names_something(caption: str) -> bool:
     """Whether a caption in a language that capitalises names alone has a name or a year in it."""
     if _YEAR.search(caption):
@@ -172,6 +202,8 @@ def of_dump(store: Store, recipe: Recipe, dump: str, shards: Sequence[int]) -> d
 
     raises   ConfigError where no shard is done
     """
+    from curation.tombstones import read_spared
+
     wanted = ["text", *(["synthetic", "captions"] if "caption" in recipe.stage_names else [])]
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -220,7 +252,7 @@ def table(figures: dict[str, dict[str, Any]]) -> list[list[str]]:
     for language in sorted({one for name in origins for one in figures[name]["judged"]}):
         judged = [figures[name]["judged"].get(language, {}) for name in origins]
         rows.append([f"{language}: judged", *(str(one.get("captions", 0)) for one in judged)])
-        for kind in ("place", "attributes", "writing", "knowledge"):
+        for kind in KINDS:
             rows.append([f"{language}: {kind}", *(f"{one[kind]:.1%}" if kind in one else "-" for one in judged)])
     rows.append(["not judged", *(str(sum(figures[name]["not_judged"].values())) for name in origins)])
     rows.append(["begin alike", *(f"{figures[name]['opening'].get('share', 0):.1%}" for name in origins)])

@@ -130,9 +130,40 @@ def test_what_is_no_caption_has_a_reason_and_is_not_paid_again(
     assert server.asked.total() == 1
 
 
-def test_a_caption_that_begins_like_a_refusal_is_one_that_only_mentions_it() -> None:
-    assert judge(completion("A sign reads: I'm sorry, we are closed.")).text
-    assert judge(completion("Sorrel horses graze in a field.")).text
+@pytest.mark.parametrize(
+    "said",
+    [
+        "I\u2019m sorry, but I can\u2019t assist with that.",  # as GPT-4o sets its apostrophes
+        "I can\u2019t see any image.",
+        "I don\u2019t see an image attached.",
+        "Unfortunately, I can't view pictures.",
+        "There is no image provided.",
+        "Please upload the picture that you want described.",
+        "對不起，我不能描述這張圖片。",
+        "我無法查看圖片。",
+        "无法识别图片内容。",
+        "您没有上传图片。",
+        "请提供图片。",
+        "作为一名人工智能助手，我无法看到图片。",
+    ],
+)
+def test_teachers_refuse_in_many_words(said: str) -> None:
+    assert judge(completion(said)).reason == Reason.REFUSED
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "A sign reads: I'm sorry, we are closed.",
+        "Sorrel horses graze in a field.",
+        "There is no picture on the wall, only a clock.",
+        "Pleased children wave.",
+        "图片中一位女士无法打开门。",
+        "请勿吸烟的标志挂在墙上。",
+    ],
+)
+def test_a_caption_that_begins_like_a_refusal_is_one_that_only_mentions_it(said: str) -> None:
+    assert judge(completion(said)).text
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(
