@@ -62,11 +62,14 @@ def spelt(gate: Gate) -> str:
 
 
 def _cost(funnel: Funnel, samples: int) -> dict[str, float]:
-    """Seconds of task time and bytes stored for each published sample."""
+    """Seconds of task time and bytes stored for each published sample, seconds for each candidate."""
     n = max(samples, 1)
+    seconds = sum(stage.seconds for stage in funnel.stages)
     return {
-        "seconds": sum(stage.seconds for stage in funnel.stages) / n,
+        "samples": n,
+        "seconds": seconds / n,
         "bytes": sum(stage.bytes for stage in funnel.stages) / n,
+        "seconds_a_candidate": seconds / max(funnel.samples, 1),
     }
 
 

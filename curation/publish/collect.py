@@ -96,7 +96,7 @@ class _Named:
     def _notes(self, recipe: str, version: str) -> None:
         folder = version_folder(recipe, version)
         self._files.update(f"{folder}/{name}" for name in ("manifest.json", "approval.json"))
-        self._folders.update((f"{folder}/parts/", f"{folder}/review/", f"{folder}/selection/"))
+        self._folders.update(f"{folder}/{name}/" for name in ("parts", "review", "selection", "consent"))
 
     def holds(self, key: str) -> bool:
         """Whether the file must stay. What is no file of a version (latest, receipts of takedowns) always does."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from curation.captions.statistics import Statistics, comparison
 from curation.publish.grammar import LANGUAGE, grammar
 from curation.publish.lexical import diversity
 from curation.publish.perplexity import EMBEDDED, negative_log_likelihood
@@ -48,6 +49,7 @@ _LARGEST = 20
 _DOMAINS_A_SHARD = 1000  # bounds what a publish of 1,000 shards holds; the rest of a shard is counted as OTHERS
 _TEXTS_A_SHARD = 200  # lexical diversity and grammar are measured on the shard's first captions
 OTHERS = "(others)"
+_ORIGINS = ("alt text", "synthetic", "published")
 
 
 class Quality:
@@ -64,6 +66,7 @@ class Quality:
         self._flags: dict[str, Counter[str]] = {}
         self._texts: list[str] = []
         self._english: list[str] = []
+        self._captioned: dict[str, list[str]] = {name: [] for name in _ORIGINS}
 
     def add(self, row: dict[str, Any]) -> None:
         """Count one published sample."""
@@ -79,6 +82,10 @@ class Quality:
         self._texts += captions[: _TEXTS_A_SHARD - len(self._texts)]
         english = (text for text, row in zip(captions, rows, strict=True) if row.get("language") == LANGUAGE)
         self._english += islice(english, _TEXTS_A_SHARD - len(self._english))
+        captioned = (row for row in rows if row.get("synthetic"))
+        for row in islice(captioned, _TEXTS_A_SHARD - len(self._captioned["synthetic"])):
+            for origin, text in zip(_ORIGINS, (row["text"], row["synthetic"], caption_of(row)), strict=True):
+                self._captioned[origin].append(text)
         columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in _RANGES if name in rows[0]}
         columns["caption_chars"] = [len(caption) for caption in captions]
         columns["caption_words"] = [len(caption.split()) for caption in captions]
@@ -123,6 +130,7 @@ class Quality:
             "lexical": diversity(self._texts),
             "grammar": grammar(self._english),
             "nll": self._likelihood(),
+            "captions": {origin: dict(_tally(texts)) for origin, texts in self._captioned.items() if texts},
         }
 
     def _likelihood(self) -> list[float]:
@@ -134,6 +142,12 @@ class Quality:
         return list(negative_log_likelihood(texts, self._perplexity_model)) if self._perplexity_model else [0.0, 0]
 
 
+def _tally(texts: Sequence[str]) -> Counter[str]:
+    told = Statistics()
+    told.add(texts)
+    return told.tally()
+
+
 def _origin(row: dict[str, Any]) -> str:
     """Who wrote the caption that is published: human or synthetic as an annotated set says, web, or our captioner."""
     return "synthetic" if row.get("caption_source") == "synthetic" else row.get("text_origin") or "web"
@@ -143,7 +157,8 @@ def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Report over all shards: means, quantiles, histograms with their range, counts by group, the largest first.
 
     A quantile is read from a histogram of 100 bins: exact to a hundredth of the range. Lexical diversity is the mean
-    over shards, each weighed by its words; noun phrases are told apart within a shard.
+    over shards, each weighed by its words; noun phrases are told apart within a shard. `captions` has synthetic
+    captions beside alt texts and what is published, of the first 200 captioned pictures of each shard.
     """
     sums = dict.fromkeys(_RANGES, 0.0)
     counted: Counter[str] = Counter()
@@ -167,6 +182,10 @@ def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     spoken: Counter[str] = Counter()
     for part in parts:
         spoken.update(part.get("grammar", {}))  # parts of before have none
+    captions: dict[str, Counter[str]] = {}
+    for part in parts:
+        for origin, counts in part.get("captions", {}).items():
+            captions.setdefault(origin, Counter()).update(counts)
     nats, tokens = (sum(part["nll"][at] for part in parts) for at in (0, 1))
     measured = [name for name in _RANGES if counted[name]]
     words = int(lexical.pop("words", 0))
@@ -195,6 +214,7 @@ def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         else {},
         "grammar": _grammar(spoken),
         "perplexity": round(math.exp(nats / tokens), 4) if tokens else None,
+        "captions": {origin: comparison(counts) for origin, counts in captions.items()},
     }
 
 

@@ -208,7 +208,10 @@ def read_approval(store: Store, recipe_name: str, version: str) -> Approval | No
 def approve(
     store: Store, recipe_name: str, version: str, by: str, waive: dict[str, str] | None = None, note: str = ""
 ) -> Approval:
-    """Note who approves a version. Raises ConfigError for a version, a name or a gate that there is not."""
+    """Note who approves a version; what was waived before stays waived.
+
+    raises  ConfigError for a version, a name or a gate that there is not
+    """
     if not by.strip():
         raise ConfigError("--by: name who approves")
     try:
@@ -220,7 +223,9 @@ def approve(
         if name not in names or not why.strip():
             raise ConfigError(f"--waive {name}={why}: give one of {', '.join(names)} and a reason")
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    approval = Approval(by=by, waived=waive or {}, note=note, created_at=created)
+    before = read_approval(store, recipe_name, version)
+    waived = (before.waived if before else {}) | (waive or {})
+    approval = Approval(by=by, waived=waived, note=note, created_at=created)
     store.write_bytes(_approval_key(recipe_name, version), approval.model_dump_json().encode())
     return approval
 

@@ -110,7 +110,7 @@ def finish_release(store: Store, recipe: Recipe, version: str) -> str:
             "models": _models([done for receipts in found.values() for done in receipts.values()]),
             "selection": summary(store, recipe, version),
             "stages": _summed(funnels).to_json()["stages"],
-            "funnels": {one.dump: {"samples": one.samples, "kept": one.kept} for one in funnels},
+            "funnels": {one.dump: _yield_of(one) for one in funnels},
         }
         write_version(store, recipe, plan, manifest, parts, _summed(funnels))
         try:  # of a takedown at this very moment either this sees the tombstone, or it sees the manifest
@@ -182,7 +182,10 @@ def latest(store: Store, recipe_name: str) -> str:
 
 
 def move_latest(store: Store, recipe_name: str, version: str) -> list[str]:
-    """Point `latest` to the version, unless a gate holds it or `latest` names one that was made after it.
+    """Point `latest` to the version, unless a gate holds it or one that was made after it is released.
+
+    Each released version is noted, and who moves `latest` looks at the notes again afterwards: of several that move it
+    at once the newest wins, whoever writes last.
 
     returns  what holds the version; empty: nothing does
     """
@@ -190,11 +193,23 @@ def move_latest(store: Store, recipe_name: str, version: str) -> list[str]:
     held = release.held_by(store, manifest)
     if held:
         return held
-    current = latest(store, recipe_name)
-    if current == version or (current and _created(store, recipe_name, current) > manifest["created_at"]):
-        return []
-    store.write_bytes(_pointer(recipe_name), json.dumps({"version": version}).encode())  # one object: all or nothing
+    note = f"{_notes(recipe_name)}{manifest['created_at'].partition('+')[0].replace(':', '')}_{version}.json"
+    store.write_bytes(note, json.dumps({"version": version}).encode(), if_absent=True)
+    while (newest := _newest_released(store, recipe_name)) != (current := latest(store, recipe_name)):
+        if not newest or (current and _created(store, recipe_name, current) > _created(store, recipe_name, newest)):
+            break
+        store.write_bytes(_pointer(recipe_name), json.dumps({"version": newest}).encode())  # one object: all or nothing
     return []
+
+
+def _newest_released(store: Store, recipe_name: str) -> str:
+    notes = [entry.key.rpartition("_")[2].removesuffix(".json") for entry in store.entries(_notes(recipe_name))]
+    standing = (version for version in reversed(notes) if store.exists(manifest_key(recipe_name, version)))
+    return next(standing, "")
+
+
+def _notes(recipe_name: str) -> str:
+    return f"released/{recipe_name}/"
 
 
 def _pointer(recipe_name: str) -> str:
@@ -312,6 +327,16 @@ def _summed(funnels: list[Funnel]) -> Funnel:
             into.tally.update(stage.tally)
     shards = {f"{one.dump} {shard}": state for one in funnels for shard, state in one.shards.items()}
     return Funnel(funnels[0].recipe, ", ".join(one.dump for one in funnels), [*stages.values()], shards)  # type: ignore[arg-type]
+
+
+def _yield_of(found: Funnel) -> dict[str, float]:
+    """Candidates, samples that every gate let through, and what they took: seconds of tasks, bytes of tables."""
+    return {
+        "samples": found.samples,
+        "kept": found.kept,
+        "seconds": round(sum(stage.seconds for stage in found.stages), 3),
+        "bytes": sum(stage.bytes for stage in found.stages),
+    }
 
 
 def _domains(parts: Iterable[Part]) -> dict[str, list[int]]:

@@ -29,6 +29,9 @@ def test_names_from_the_web_are_escaped() -> None:
     quality = Quality()
     quality.add({"url": "https://a.test/", "text": "x", "language": "<img src=x onerror=alert(1)>"})
     stages = [StageCounts(name) for name in load_recipe("demo").stage_names]
+    counts = {"samples": 4, "kept": 1}
+    stages[0].rows_in, stages[0].seconds, stages[0].bytes = 4, 10.0, 2000
+    stages[0].reasons["url_blocked"] = 2
     manifest = {
         "version": "<b>",
         "created_at": "now",
@@ -37,7 +40,7 @@ def test_names_from_the_web_are_escaped() -> None:
         "checks": [{"name": "drift", "passed": False, "reason": "<em>because"}],
         "counts": {"tombstone": 3},
         "domains": {"<host>": [4, 1]},
-        "funnels": {"<dump>": {"samples": 4, "kept": 1}},
+        "funnels": {"<dump>": counts | {"seconds": 6.0, "bytes": 9000}, "of an older version": counts},
     }
     funnel = Funnel("demo", "<i>dump", stages, {0: ""})
     card = render_card(load_recipe("demo"), manifest, funnel, merged([quality.to_json()]), {"similarity": 0.3})
@@ -49,6 +52,12 @@ def test_names_from_the_web_are_escaped() -> None:
     assert "Held:" in card
     assert "3 samples that every gate let through were taken down" in card
     assert "&lt;host&gt;" in card
+    assert (
+        '<td>&lt;dump&gt;<td class="n">4<td class="n">1<td class="n">25.00 %<td class="n">6<td class="n">9.0 kB</tr>'
+        in card
+    )
+    assert '<td>&lt;host&gt;<td class="n">4<td class="n">1<td class="n">25.0 %<td class="n">10</tr>' in card
+    assert f'<td>{stages[0].stage}<td class="n">50.0 %<td class="n">10<td class="n">2.0 kB</tr>' in card
     assert "Against &lt;p&gt;" in card
     assert "<td>&lt;goal&gt;<td>&lt;a&gt;<td>missed" in card
     assert not {"<b>", "<em>", "<host>", "<dump>", "<p>because", "<goal>"} & set(card.split())

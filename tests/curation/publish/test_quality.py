@@ -38,6 +38,21 @@ def test_the_published_caption_is_what_is_measured() -> None:
     assert merged([quality.to_json()])["means"]["caption_words"] == 2
 
 
+def test_synthetic_captions_stand_beside_alt_texts() -> None:
+    first, second = Quality(), Quality()
+    texts = {"text": "IMG", "synthetic": "a small brown dog runs in front of a wooden house", "caption": "a red car"}
+    first.add(row(**texts))
+    first.add(row(synthetic=None))  # none was made: nothing to compare
+    second.add(row(**texts | {"synthetic": "a man is standing next to the sea today"}))
+    found = merged([first.to_json(), second.to_json()])["captions"]
+    assert list(found) == ["alt text", "synthetic", "published"]
+    assert (found["synthetic"]["captions"], found["synthetic"]["words"]) == (2, 10.0)
+    shares = {"place": 1.0, "attributes": 0.5, "writing": 0.0, "knowledge": 0.0}
+    assert found["synthetic"]["judged"] == {"en": {"captions": 2, **shares}}
+    assert found["alt text"]["chars"] == 3
+    assert found["published"]["chars"] == len("a red car")
+
+
 def test_a_long_tail_of_domains_is_bounded_and_adds_up() -> None:
     quality = Quality()
     for number in range(3000):

@@ -17,6 +17,7 @@ from curation.publish.verify import read_manifest, verify
 from curation.publish.version import export_shard, finish_release, latest, move_latest, plan_release
 from curation.recipe import Recipe, load_recipe
 from curation.runner import run_stage
+from curation.store import Store
 from tests.curation.conftest import World
 
 ALL = {"crawl": [0, 1], "later": [0]}
@@ -129,6 +130,17 @@ def test_collection_keeps_what_manifests_and_plans_name(world: World) -> None:
     assert verify(world.store, "small", making) == []
 
 
+def test_collection_keeps_what_people_and_hosts_said_of_a_version(world: World) -> None:
+    version = publish(world, world.recipe()[0], {"crawl": [0]})
+    folder = f"datasets/small/{version}"
+    said = [f"{folder}/{name}" for name in ("approval.json", "consent/2026-01-01.json", "review/first/ratings/a.json")]
+    for key in said:
+        world.store.write_bytes(key, b"{}")
+    for hours in (0, 25, 50):
+        assert collect(world.store, now=time.time() + hours * 3600).removed == []
+    assert all(world.store.exists(key) for key in said)
+
+
 def test_what_is_condemned_is_not_built_upon(world: World) -> None:
     recipe, _ = world.recipe()
     run(world, recipe, {"crawl": [0]})
@@ -186,6 +198,25 @@ def test_drift_by_hand() -> None:
     assert release.drift(report(5), report(5))["similarity"] == 0
 
 
+def test_of_two_releases_at_once_the_newer_version_is_latest(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = (
+        publish(world, world.recipe({"publish.release.approval": True, "publish.seed": seed})[0], {"crawl": [0]})
+        for seed in (0, 1)
+    )
+    for version in (old, new):
+        release.approve(world.store, "small", version, "ada")
+    write, first = Store.write_bytes, iter([True])
+
+    def slow(store: Store, key: str, data: bytes, **options: bool) -> bool:
+        if key.endswith("latest.json") and next(first, False):  # the newer one goes all the way before the older writes
+            move_latest(store, "small", new)
+        return write(store, key, data, **options)
+
+    monkeypatch.setattr(Store, "write_bytes", slow)
+    assert move_latest(world.store, "small", old) == []
+    assert latest(world.store, "small") == new
+
+
 def test_a_version_waits_for_approval_and_a_failed_check_for_a_waiver(world: World) -> None:
     free, _ = world.recipe()
     before = publish(world, free, {"crawl": [0]})
@@ -203,7 +234,9 @@ def test_a_version_waits_for_approval_and_a_failed_check_for_a_waiver(world: Wor
     with pytest.raises(ConfigError, match="name who approves"):
         release.approve(world.store, "small", version, " ")
     release.approve(world.store, "small", version, "ada", {"drift": "smaller pictures are wanted"})
+    release.approve(world.store, "small", version, "bob", note="seen")  # what ada waived stays waived
+    assert release.read_approval(world.store, "small", version).waived == {"drift": "smaller pictures are wanted"}
     assert move_latest(world.store, "small", version) == []
     assert latest(world.store, "small") == version
     assert read_plan(world.store, "small", version).parent == before
-    assert json.loads(world.store.read_bytes(f"datasets/small/{version}/approval.json"))["by"] == "ada"
+    assert json.loads(world.store.read_bytes(f"datasets/small/{version}/approval.json"))["by"] == "bob"

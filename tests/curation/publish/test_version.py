@@ -112,7 +112,7 @@ def test_outputs_that_are_off_are_not_written(world: World) -> None:
         world.recipe({"publish": {"parquet": False, "webdataset": False}})
 
 
-WRITES = 1 + 2 * 3 + 3 + 1 + 1  # the plan; tar, table and note of two shards; three reports; manifest; latest
+WRITES = 1 + 2 * 3 + 3 + 1 + 2  # the plan; tar, table and note of two shards; reports; manifest; release and latest
 
 
 class Killed(BaseException):
