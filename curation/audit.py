@@ -18,6 +18,7 @@ from curation.errors import BadShardError
 from curation.store import Store
 
 _FOLDER = "audit/"
+_RECEIPTS = "takedowns/"
 _FIRST = "0" * 64
 
 
@@ -55,7 +56,8 @@ def append(store: Store, action: str, content: dict[str, Any]) -> Entry:
 def verify(store: Store, newest: str = "") -> list[str]:
     """What is wrong with the log: entries that are missing, changed or out of the chain. Empty: it is whole.
 
-    newest  a hash that somebody kept: it must be in the log. Without one, entries cut off at the end go unnoticed
+    newest  a hash that somebody kept: it must be in the log. Without one, entries cut off at the end are noticed by the
+            receipts of takedowns that stand in the store; whoever removes those too, unnoticed
     """
     problems: list[str] = []
     previous, seen = _FIRST, set()
@@ -73,6 +75,9 @@ def verify(store: Store, newest: str = "") -> list[str]:
             problems.append(f"{key}: does not follow the entry before it")
         previous = entry.hash
         seen.add(entry.hash)
+    for receipt in store.entries(_RECEIPTS):
+        if json.loads(store.read_bytes(receipt.key)).get("audit") not in seen:
+            problems.append(f"{receipt.key}: its entry is not in the log: it was cut off or written anew")
     if newest and newest not in seen:
         problems.append(f"no entry has the hash {newest}: the log was cut off or written anew")
     return problems

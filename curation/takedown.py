@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from curation import audit, tombstones
 from curation.errors import BadShardError
+from curation.publish import release
 from curation.publish.consent import inherit
 from curation.publish.export import kind_of, output_keys
 from curation.publish.parts import (
@@ -46,6 +47,7 @@ from curation.reports.funnel import Funnel, StageCounts
 from curation.store import Store, TableWriter
 from curation.tombstones import Matcher, Target, Tombstone
 from curation.verdicts import Verdict
+from curation.web.urls import hostname
 
 _READERS = 8
 _LISTED = 1000  # samples that a receipt names one by one; the rest is counted
@@ -79,17 +81,24 @@ def take_down(
     if stone is None:
         receipt["versions"] = dict.fromkeys(sorted({hit["version"] for hit in found}), "")
         return receipt
+    begun = _begun(store, stone)
     for recipe, version in _versions(store):
         mine = [hit for hit in found if hit["version"] == f"{recipe}/{version}"]
         if mine:
-            cleaned = _clean(store, recipe, version, mine, stone_key)
-            removed = _withdraw(store, recipe, version, cleaned, mine, stone)
-            receipt["versions"][f"{recipe}/{version}"] = f"{recipe}/{cleaned}"
-            receipt["removed"] += removed
+            cleaned, hits = _clean(store, recipe, version)
+            begun[f"{recipe}/{version}"] = {
+                "successor": f"{recipe}/{cleaned}",
+                "n_samples": len({hit["sample_id"] for hit in mine}),
+                "samples": _listed(mine),
+            }
+            store.write_bytes(_begun_key(stone), json.dumps(begun).encode())
+            receipt["removed"] += _withdraw(store, recipe, version, cleaned, hits, stone)
+    _add_versions(store, receipt, begun)
     receipt |= {"id": stone.id, "tombstone": stone_key, "done_at": datetime.now(UTC).isoformat(timespec="seconds")}
     entry = audit.append(store, "takedown", receipt)
     receipt |= {"audit": entry.hash, "audit_number": entry.number}
     store.write_bytes(f"takedowns/{stone.id}-{entry.number:08d}.json", json.dumps(receipt, indent=1).encode())
+    store.delete(_begun_key(stone))
     return receipt
 
 
@@ -138,31 +147,50 @@ def _listed(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(by_id.values())[:_LISTED]
 
 
-def _clean(store: Store, recipe_name: str, version: str, hits: list[dict[str, Any]], stone: str) -> str:
-    """Publish the version again without the samples, from its own files; shards without any are shared."""
+def _clean(store: Store, recipe_name: str, version: str) -> tuple[str, list[dict[str, Any]]]:
+    """Publish the version again without what any tombstone means, from its own files; shards without any are shared.
+
+    A request that comes meanwhile has its samples taken out too: its own search may have been before this manifest.
+
+    returns  name of the new version, and the samples that it lacks
+    """
+    while True:
+        stones = tombstones.keys(store)
+        hits = list(_hits(store, recipe_name, version, tombstones.read(store, stones)))
+        plan, parts = _publish_without(store, recipe_name, version, stones, hits)
+        try:
+            release.recheck(store, plan, parts)
+        except BadShardError:
+            store.delete(manifest_key(recipe_name, plan.version))
+        else:
+            return plan.version, hits
+
+
+def _publish_without(
+    store: Store, recipe_name: str, version: str, stones: list[str], hits: list[dict[str, Any]]
+) -> tuple[Plan, list[Part]]:
     manifest = read_manifest(store, recipe_name, version)
     recipe = parse_recipe(manifest["recipe"])
     now = datetime.now(UTC)
-    stones = sorted({*manifest["tombstones"], stone})
     plan = write_plan(
         store,
         recipe_name,
         Plan(
-            version=f"{now:%Y.%m.%d}-{digest('takedown', version, stone)[:8]}",
+            version=f"{now:%Y.%m.%d}-{digest('takedown', version, *stones)[:8]}",
             sources=manifest["dumps"],
             parent=version,
             tombstones=stones,
             created_at=now.isoformat(timespec="seconds"),
         ),
     )
+    places = [(note["dump"], note["shard"]) for note in manifest["parts"]]
     if store.exists(manifest_key(recipe_name, plan.version)):
-        return plan.version
-    gone: dict[tuple[str, int], set[str]] = {}
+        return plan, [part for place in places if (part := read_part(store, recipe_name, plan.version, *place))]
+    gone: dict[tuple[str, int], dict[str, str]] = {}
     for hit in hits:
-        gone.setdefault((hit["dump"], hit["shard"]), set()).add(hit["key"])
+        gone.setdefault((hit["dump"], hit["shard"]), {})[hit["key"]] = hit["url"]
     parts: dict[tuple[str, int], Part] = {}
-    for note in manifest["parts"]:
-        place = (note["dump"], note["shard"])
+    for place in places:
         part = read_part(store, recipe_name, version, *place)
         if part is None:
             raise BadShardError(f"{recipe_name}/{version}: the note of {place[0]} shard {place[1]:05d} is missing")
@@ -174,7 +202,7 @@ def _clean(store: Store, recipe_name: str, version: str, hits: list[dict[str, An
     unchanged = {name: value for name, value in manifest.items() if name not in ("files", "parts", "checks")}
     inherit(store, recipe_name, version, plan.version)
     write_version(store, recipe, plan, unchanged | kept | {"tombstones": stones}, parts, _funnel_of(manifest, plan))
-    return plan.version
+    return plan, list(parts.values())
 
 
 def _funnel_of(manifest: dict[str, Any], plan: Plan) -> Funnel:
@@ -189,8 +217,11 @@ def _funnel_of(manifest: dict[str, Any], plan: Plan) -> Funnel:
     return Funnel(manifest["recipe"]["name"], ", ".join(plan.sources), stages, shards)  # type: ignore[arg-type]
 
 
-def _rewrite(store: Store, recipe: Recipe, version: str, place: tuple[str, int], part: Part, gone: set[str]) -> Part:
-    """A shard's files without the samples of these keys; the others keep their keys and their bytes."""
+def _rewrite(
+    store: Store, recipe: Recipe, version: str, place: tuple[str, int], part: Part, urls: Mapping[str, str]
+) -> Part:
+    """A shard's files without the samples of these keys (and URLs); the others keep their keys and their bytes."""
+    gone = set(urls)
     keys = output_keys(recipe.name, recipe.publish, version, *place)
     before = {kind_of(file.key): file.key for file in part.files}
     quality = Quality(recipe.publish.perplexity_model)
@@ -207,7 +238,10 @@ def _rewrite(store: Store, recipe: Recipe, version: str, place: tuple[str, int],
     counts = Counter(part.counts)
     counts["kept"] -= len(gone)
     counts[Verdict.TOMBSTONE] += len(gone)
-    return part.model_copy(update={"counts": dict(counts), "files": files, "quality": quality.to_json()})
+    of_host = Counter(hostname(url) for url in urls.values())
+    domains = {host: [candidates, kept - of_host[host]] for host, (candidates, kept) in part.domains.items()}
+    update = {"counts": dict(counts), "files": files, "quality": quality.to_json(), "domains": domains}
+    return part.model_copy(update=update)
 
 
 def _filter_table(store: Store, key: str, path: Path, gone: set[str], quality: Quality) -> None:
@@ -273,6 +307,34 @@ def _finish_withdrawals(store: Store) -> None:
     for recipe, plan in plans(store):
         if store.exists(withdrawn_key(recipe, plan.version)):
             _finish_withdrawal(store, recipe, plan.version)
+
+
+def _begun(store: Store, stone: Tombstone) -> dict[str, dict[str, Any]]:
+    """What a request that was killed before its receipt found in the versions that it withdrew."""
+    try:
+        noted: dict[str, dict[str, Any]] = json.loads(store.read_bytes(_begun_key(stone)))
+    except FileNotFoundError:
+        return {}
+    return {name: note for name, note in noted.items() if store.exists(withdrawn_key(*name.split("/")))}
+
+
+def _begun_key(stone: Tombstone) -> str:
+    return f"takedowns_begun/{stone.id}.json"
+
+
+def _add_versions(store: Store, receipt: dict[str, Any], begun: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put into a receipt all that was withdrawn for it, before a kill too."""
+    by_id: dict[str, dict[str, Any]] = {}
+    for name, note in begun.items():
+        receipt["versions"][name] = note["successor"]
+        withdrawn = json.loads(store.read_bytes(withdrawn_key(*name.split("/"))))
+        gone = (key for key in withdrawn["files"] if not store.exists(key))
+        receipt["removed"] = list(dict.fromkeys([*receipt["removed"], *gone]))
+        for sample in note["samples"]:
+            known = by_id.setdefault(sample["sample_id"], sample | {"versions": []})
+            known["versions"] = [*known["versions"], *sample["versions"]]
+    least = [receipt["n_samples"], len(by_id), *(note["n_samples"] for note in begun.values())]
+    receipt |= {"samples": list(by_id.values())[:_LISTED], "n_samples": max(least)}
 
 
 def _finish_withdrawal(store: Store, recipe: str, version: str) -> list[str]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation import audit, tombstones
+from curation import audit, takedown, tombstones
 from curation.errors import BadShardError, ConfigError
 from curation.objects.folder import Folder
 from curation.publish.collect import collect
@@ -118,6 +118,7 @@ def test_shards_without_a_hit_are_shared_and_the_rest_is_removed(world: World) -
     assert after["parts"][1]["files"] == before["parts"][1]["files"]
     assert sorted(receipt["removed"]) == sorted(before["parts"][0]["files"])
     assert world.store.read_receipt(after["parts"][0]["files"][0]).dropped["tombstone"] == 1
+    assert before["domains"]["host0.test"][1] - after["domains"]["host0.test"][1] == 1
     assert json.loads(world.store.read_bytes("datasets/small/latest.json"))["version"] == after["version"]
     now = time.time()
     collect(world.store, now=now)
@@ -128,6 +129,32 @@ def test_shards_without_a_hit_are_shared_and_the_rest_is_removed(world: World) -
     again = take_down(world.store, targets_of([("url", CAT)]))
     assert again["n_samples"] == 0
     assert again["versions"] == {}
+
+
+def test_of_two_requests_at_once_neither_publishes_what_the_other_took(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, _ = world.recipe()
+    first = publish(world, recipe, {"crawl": [0, 1]})
+    other = next(row["url"] for row in rows(world, first) if row["url"] != CAT)
+    write, again = takedown.write_version, iter([True])
+
+    def slow(*arguments: object) -> None:
+        if next(again, False):  # the other request searches now: the cleaned version is not there yet
+            tombstones.write(world.store, targets_of([("url", other)]), "", "")
+        write(*arguments)
+
+    monkeypatch.setattr(takedown, "write_version", slow)
+    receipt = take_down(world.store, targets_of([("url", CAT)]))
+    assert receipt["n_samples"] == 1
+    left = [key.split("/")[2] for key in manifest_keys(world.store)]
+    assert [f"small/{version}" for version in left] == list(receipt["versions"].values())
+    assert not {CAT, other} & {row["url"] for version in left for row in rows(world, version)}
+    assert verify(world.store, "small", left[0]) == []
+    tables = [entry.key for entry in world.store.entries("datasets/") if "/metadata/" in entry.key]
+    assert not {CAT, other} & {
+        url for key in tables for url in pq.read_table(Path(world.store.root) / key)["url"].to_pylist()
+    }
 
 
 class Killed(BaseException):
@@ -159,7 +186,10 @@ def test_a_takedown_killed_at_any_write_is_finished_by_the_next(world: World, mo
         except Killed:
             killed += 1
         left = -1
-        take_down(world.store, targets_of([("url", CAT)]))
+        receipt = take_down(world.store, targets_of([("url", CAT)]))
+        assert (receipt["n_samples"], len(receipt["versions"])) == (2, 2)
+        assert len(receipt["samples"]) == 2
+        assert {version for sample in receipt["samples"] for version in sample["versions"]} == set(receipt["versions"])
         assert len(manifest_keys(world.store)) == 2
         for key in manifest_keys(world.store):
             version = key.split("/")[2]
@@ -248,6 +278,10 @@ def test_the_log_tells_every_change(world: World) -> None:
     store.write_bytes("audit/00000001.json", middle)
     store.delete("audit/00000002.json")
     assert audit.verify(store) == []
+    store.write_bytes("takedowns/a-00000002.json", json.dumps({"audit": hashes[2]}).encode())
+    assert audit.verify(store) == [
+        "takedowns/a-00000002.json: its entry is not in the log: it was cut off or written anew"
+    ]
     assert "cut off" in audit.verify(store, hashes[-1])[0]
 
 
