@@ -33,6 +33,7 @@ from curation.publish.parts import (
     part_key,
     plans,
     read_part,
+    version_folder,
     withdrawn_key,
     write_plan,
 )
@@ -162,6 +163,9 @@ def _clean(store: Store, recipe_name: str, version: str) -> tuple[str, list[dict
             release.recheck(store, plan, parts)
         except BadShardError:
             store.delete(manifest_key(recipe_name, plan.version))
+            own = f"{version_folder(recipe_name, plan.version)}/"
+            for key in (file.key for part in parts for file in part.files if file.key.startswith(own)):
+                store.delete(key)
         else:
             return plan.version, hits
 
