@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -41,6 +42,8 @@ class Gate(BaseModel):
             raise ValueError(f"unknown column {self.column!r}; docs/columns.md lists them")
         if self.by is not None and self.by not in COLUMNS:
             raise ValueError(f"by: unknown column {self.by!r}; docs/columns.md lists them")
+        if self.by is not None and not pa.types.is_string(COLUMNS[self.by].type):
+            raise ValueError(f"by: {self.by} holds {COLUMNS[self.by].type}; bounds go by a column of words")
         rules = [r for r in ("at_least", "at_most", "one_of", "none_of", "equals") if getattr(self, r) is not None]
         if not rules:
             raise ValueError("give one of at_least, at_most, one_of, none_of, equals")
@@ -49,7 +52,31 @@ class Gate(BaseModel):
                 raise ValueError(
                     "`by` goes with a bound for each of its values, as in at_least: {en: 0.28, multi: 0.26}"
                 )
+            self._fits(rule)
         return self
+
+    def _fits(self, rule: str) -> None:
+        """Raise ValueError where the rule cannot be asked of its column, or no value of the column can meet it."""
+        column, wanted = COLUMNS[self.column], getattr(self, rule)
+        fits = {"one_of": pa.types.is_string, "none_of": pa.types.is_string, "equals": pa.types.is_boolean}
+        numeric = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+        if not (fits[rule](column.type) if rule in fits else numeric):
+            raise ValueError(f"{rule}: {self.column} holds {column.type}, of which this cannot be asked")
+        if rule in ("one_of", "none_of"):
+            _known(rule, self.column, wanted)
+        if rule not in ("at_least", "at_most"):
+            return
+        if isinstance(wanted, dict):
+            assert self.by is not None
+            _known(rule, self.by, wanted)
+        low, high = column.range
+        if pa.types.is_integer(column.type):
+            high = min(high, 2 ** (column.type.bit_width - 1) - 1)
+        for bound in wanted.values() if isinstance(wanted, dict) else [wanted]:
+            if not low <= bound <= high or math.isinf(bound):
+                raise ValueError(f"{rule}: {bound} is out of range: {self.column} goes from {low:g} to {high:g}")
+            if pa.types.is_integer(column.type) and bound != int(bound):
+                raise ValueError(f"{rule}: {bound} is no whole number, and {self.column} counts {column.unit}")
 
     @property
     def columns(self) -> list[str]:
@@ -79,6 +106,14 @@ class Gate(BaseModel):
             found = pc.index_in(batch.column(self.by), pa.array(list(bound), pa.string()))
             return pc.take(pa.array(list(bound.values()), values.type), found)
         return pa.scalar(bound, values.type)
+
+
+def _known(rule: str, column: str, values: Iterable[str]) -> None:
+    """Raise ValueError for a value that the column never takes: the gate would drop all or nothing in silence."""
+    known = COLUMNS[column].values
+    for value in values:
+        if known and value not in known:
+            raise ValueError(f"{rule}: {column} is never {value!r}; its values: {', '.join(known)}")
 
 
 def judge(batch: pa.RecordBatch, gates: Iterable[tuple[Verdict, Gate]]) -> pa.StringArray:

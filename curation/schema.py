@@ -3,6 +3,7 @@
 docs/columns.md is generated from here; gates find the stage that a column belongs to here.
 """
 
+import math
 import re
 from typing import NamedTuple
 
@@ -12,15 +13,26 @@ from curation.errors import ConfigError
 
 
 class Column(NamedTuple):
-    """One column: its Arrow type, the stage that writes it, what it means, its unit, what null means."""
+    """One column: its Arrow type, the stage that writes it, what it means, its unit, what null means, its values."""
 
     type: pa.DataType
     producer: str
     doc: str
     unit: str = ""
     null: str = "never"
+    values: tuple[str, ...] = ()  # all that it takes, where these are a closed list
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest value, as the unit says: (0, 1) for 0..1, without an end where it names none."""
+        if found := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", self.unit):
+            return float(found[1]), float(found[2])
+        if found := re.fullmatch(r">= (\d+)", self.unit):
+            return float(found[1]), math.inf
+        return (0.0 if self.unit in _COUNTED else -math.inf), math.inf
 
 
+_COUNTED = ("px", "bytes", "ms", "tokens", "code points")
 _UNMEASURED = "not measured: see verdict and fault"
 _EMBEDDING = pa.list_(pa.float16())  # in files of fixed size, which the recipe's model tells
 OWN_HEAD = r"head_[a-z0-9_]{1,40}"
@@ -58,13 +70,23 @@ _DECLARED: dict[str, Column] = {
     "warc_record_offset": Column(
         pa.int64(), "extract", "offset of the record in the archive; of a URL table the number of the row", "bytes"
     ),
-    "url_class": Column(pa.string(), "extract", "ok, blocked, scheme, extension, pattern, length, host"),
-    "text_class": Column(pa.string(), "extract", "ok, placeholder, filename, boilerplate"),
+    "url_class": Column(
+        pa.string(),
+        "extract",
+        "what the rules on URLs say",
+        values=("ok", "blocked", "scheme", "extension", "pattern", "length", "host"),
+    ),
+    "text_class": Column(
+        pa.string(),
+        "extract",
+        "what the rules on texts say",
+        values=("ok", "placeholder", "filename", "boilerplate"),
+    ),
     "n_chars": Column(pa.int32(), "extract", "length of text", "code points"),
     "n_words": Column(pa.int32(), "extract", "runs of non-space in text; of little meaning for zh, ja, th"),
     "language": Column(pa.string(), "extract", "ISO 639 code; empty when not reliable", ""),
     "language_confidence": Column(pa.float32(), "extract", "confidence of language", "0..1"),
-    "partition": Column(pa.string(), "extract", "LAION's split by language: en, multi, nolang"),
+    "partition": Column(pa.string(), "extract", "LAION's split by language", values=("en", "multi", "nolang")),
     "duplicate_pair": Column(pa.bool_(), "extract", "the same sample_id stood earlier in this shard"),
     "expected_sha256": Column(
         pa.string(), "extract", "of the bytes once fetched, as a URL table says", "64 hex digits", "none given"
@@ -78,7 +100,9 @@ _DECLARED: dict[str, Column] = {
     "annotated_set": Column(pa.string(), "extract", "annotated set that the pair comes from", "", "the crawl's"),
     "annotated_item": Column(pa.string(), "extract", "the pair's own id in that set", "", "the crawl's"),
     "licence": Column(pa.string(), "extract", "licence that the set gives for the pair", "", "none given"),
-    "text_origin": Column(pa.string(), "extract", "who wrote the text: web, human, synthetic (a model)"),
+    "text_origin": Column(
+        pa.string(), "extract", "who wrote the text; synthetic: a model", values=("web", "human", "synthetic")
+    ),
     "conversation": Column(
         pa.string(), "extract", "turns of an annotated record, and which of its pictures this is, JSON", "", "has none"
     ),
@@ -89,10 +113,11 @@ _DECLARED: dict[str, Column] = {
         "this url is fetched in another shard or dump: pair (with this text), url (with another text)",
         "",
         "not seen before",
+        ("pair", "url"),
     ),
     # download
     "image": Column(pa.binary(), "download", "picture after resizing, encoded", "bytes", _UNMEASURED),
-    "image_format": Column(pa.string(), "download", "format of image: jpeg, png, webp", "", _UNMEASURED),
+    "image_format": Column(pa.string(), "download", "format of image", "", _UNMEASURED, ("jpeg", "png", "webp")),
     "original_format": Column(pa.string(), "download", "format as fetched", "", _UNMEASURED),
     "sha256": Column(pa.string(), "download", "of the bytes as fetched", "64 hex digits", _UNMEASURED),
     "phash": Column(pa.string(), "download", "imagehash.phash of the decoded picture", "16 hex digits", _UNMEASURED),
@@ -117,7 +142,9 @@ _DECLARED: dict[str, Column] = {
         ">= 1",
         "no body",
     ),
-    "identity": Column(pa.string(), "download", "against expected_sha256: same, changed", "", "none expected, no body"),
+    "identity": Column(
+        pa.string(), "download", "sha256 against expected_sha256", "", "none expected, no body", ("same", "changed")
+    ),
     "phash_distance": Column(
         pa.int32(), "download", "bits in which phash differs from expected_phash", "0..64", "none expected, unmeasured"
     ),
@@ -137,13 +164,20 @@ _DECLARED: dict[str, Column] = {
         _EMBEDDING, "score", "CLIP text embedding of fixed size, norm 1 before rounding", "", _UNMEASURED
     ),
     # dedup
-    "duplicate_kind": Column(pa.string(), "dedup", "pair, sha256, url, phash, embedding", "", "no duplicate"),
+    "duplicate_kind": Column(
+        pa.string(),
+        "dedup",
+        "in what the sample equals the one that is kept",
+        "",
+        "no duplicate",
+        ("pair", "sha256", "url", "phash", "embedding"),
+    ),
     "duplicate_of": Column(pa.string(), "dedup", "sample_id that is kept in its place", "", "no duplicate"),
     "group_id": Column(pa.string(), "dedup", "sample_id that is kept of the duplicate group", "", "alone"),
     "group_size": Column(pa.int32(), "dedup", "members of the group", "", _UNMEASURED),
     # safety
     "known_hash": Column(pa.string(), "safety", "list entry that the picture equals", "", "none"),
-    "safety_tag": Column(pa.string(), "safety", "safe, unsure, unsafe", "", _UNMEASURED),
+    "safety_tag": Column(pa.string(), "safety", "tag as LAION's", "", _UNMEASURED, ("safe", "unsure", "unsafe")),
     "safety_reason": Column(pa.string(), "safety", "what raised the tag", "", "nothing did"),
     # caption
     "synthetic": Column(pa.string(), "caption", "the synthetic caption, the best ranked of several", "", "none made"),
@@ -169,7 +203,7 @@ _DECLARED: dict[str, Column] = {
     ),
     "itm_synthetic": Column(pa.float32(), "caption", "match of the synthetic caption", "0..1", "none made"),
     "caption": Column(pa.string(), "caption", "text that the policy chose, the first of captions", "", "none chosen"),
-    "caption_source": Column(pa.string(), "caption", "of caption: text, synthetic", "", "none chosen"),
+    "caption_source": Column(pa.string(), "caption", "which caption is", "", "none chosen", ("text", "synthetic")),
     "captions": Column(
         pa.list_(pa.string()),
         "caption",
@@ -181,10 +215,18 @@ _DECLARED: dict[str, Column] = {
         pa.list_(pa.string()), "caption", "of captions, in their order: text, synthetic", "", _UNMEASURED
     ),
     # leakage
-    "leak_kind": Column(pa.string(), "leakage", "sha256, phash, embedding, text", "", "no hit"),
+    "leak_kind": Column(
+        pa.string(), "leakage", "how the item was found", "", "no hit", ("sha256", "phash", "embedding", "text")
+    ),
     "leak_set": Column(pa.string(), "leakage", "evaluation set that was hit", "", "no hit"),
     "leak_item": Column(pa.string(), "leakage", "item of that set", "", "no hit"),
-    "leak_distance": Column(pa.float32(), "leakage", "Hamming bits or 1 - cosine", "", "no hit"),
+    "leak_distance": Column(
+        pa.float32(),
+        "leakage",
+        "by leak_kind: 0; Hamming bits; 1 - cosine; share of the caption's word runs that the item has not",
+        "",
+        "no hit",
+    ),
 }
 COLUMNS: dict[str, Column] = _Columns(_DECLARED)
 

@@ -14,12 +14,13 @@ def render() -> str:
         "",
         "Made by `python scripts/column_docs.py` from `curation/schema.py`; a test keeps it up to date.",
         "",
-        "| column | type | written by | meaning | unit or range | null means |",
+        "| column | type | written by | meaning | unit, range or values | null means |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, column in COLUMNS.items():
         producer = "every stage" if column.producer == "*" else column.producer
-        lines.append(f"| `{name}` | {column.type} | {producer} | {column.doc} | {column.unit} | {column.null} |")
+        measure = column.unit or ", ".join(column.values)
+        lines.append(f"| `{name}` | {column.type} | {producer} | {column.doc} | {measure} | {column.null} |")
     return "\n".join(lines) + "\n"
 
 

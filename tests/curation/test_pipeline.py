@@ -27,7 +27,7 @@ def stages_that_change(overrides: dict) -> set[str]:
         ({}, set()),
         ({"name": "other", "description": "other"}, set()),
         ({"stages.score.batch_size": 7}, set()),
-        ({"gates.leak_phash.none_of": ["x"]}, {"published"}),
+        ({"gates.leak_phash.none_of": ["text"]}, {"published"}),
         ({"stages.leakage.phash_radius": 2}, {"leakage", "published"}),
         ({"gates.known_hash.if_null": "drop"}, {"caption", "leakage", "published"}),
         (

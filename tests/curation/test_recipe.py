@@ -5,6 +5,7 @@ import pytest
 
 from curation.errors import ConfigError
 from curation.recipe import dump_recipe, load_recipe, parse_recipe, recipe_names
+from curation.schema import COLUMNS
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -14,6 +15,16 @@ def test_every_recipe_of_the_package_is_valid_and_survives_json(name: str) -> No
     again = parse_recipe(json.loads(dump_recipe(recipe)))
     assert again == recipe
     assert list(again.gates) == list(recipe.gates)
+
+
+@pytest.mark.parametrize("column", ["duplicate_kind", "leak_kind"])
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_kind_that_a_recipe_finds_has_a_gate(name: str, column: str) -> None:
+    recipe = load_recipe(name)
+    if recipe.stage(COLUMNS[column].producer) is None:
+        return
+    gates = [gate for each in recipe.gates.values() for gate in each if gate.column == column]
+    assert {value for gate in gates for value in gate.none_of or ()} == set(COLUMNS[column].values)
 
 
 def test_overrides_nested_and_dotted() -> None:
