@@ -90,8 +90,11 @@ def recipe_key(store: Store, dump: str, recipe_name: str | None = None) -> str:
     if recipe_name is None and len(notes) == 1:
         recipe_name = next(iter(notes))
     if recipe_name not in notes:
-        ran = f"these ran on it: {', '.join(notes)}" if notes else "none ran on it"
-        raise ConfigError(f"recipe {recipe_name or 'not named'}: name one for {dump}; {ran}")
+        if not notes:
+            ran = ", ".join(sorted({one for one, _ in runs(store)})) or "nothing yet"
+            raise ConfigError(f"dump {dump}: no recipe ran on it in {store.root}; what ran there: {ran}")
+        asked = f"recipe {recipe_name}: it did not run on {dump}" if recipe_name else f"{dump}: name the recipe"
+        raise ConfigError(f"{asked}; these ran on it: {', '.join(notes)}")
     key: str = json.loads(store.read_bytes(notes[recipe_name]))["recipe"]
     return key
 

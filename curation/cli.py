@@ -18,7 +18,16 @@ from curation.cli_captions import app as captions
 from curation.cli_datasets import add_to
 from curation.cli_evalsets import add_evalsets_to
 from curation.cli_models import app as models
-from curation.cli_recipes import AsJson, RecipeOrFile, Settings, StoreRoot, parse_settings, recipes
+from curation.cli_recipes import (
+    AsJson,
+    PageToWrite,
+    RecipeOrFile,
+    Settings,
+    StoreRoot,
+    parse_settings,
+    place_for_a_file,
+    recipes,
+)
 from curation.cli_training import add_training_to
 from curation.cli_video import video
 from curation.errors import ConfigError, CurationError
@@ -195,6 +204,8 @@ def why(
 
     from curation.reports.life import lives
 
+    if not query.strip():
+        raise ConfigError("why: give a picture's URL, a sample_id or a piece of the caption")
     root, pinned, shards = _opened(store, dump, recipe)
     with err.status("looking through the shards"):
         found = list(islice(lives(root, pinned, dump, shards, query), limit + 1))
@@ -344,7 +355,9 @@ def verify(
 def calibrate(
     dump: Annotated[str, typer.Option(help="Dump whose scores to go by; its recipe names the model.")] = "",
     keep: Annotated[float, typer.Option(help="Share of each group to keep, such as 0.3.")] = 0.0,
-    pairs: Annotated[Path | None, typer.Option(help="JSONL of image, text, label; or of score, label.")] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="JSONL of image, text, label; or of score, label.")
+    ] = None,
     precision: Annotated[float, typer.Option(help="Share of what is kept that must be right.")] = 0.0,
     model: Annotated[str, typer.Option(help="CLIP model that scores the pairs.")] = "embedded",
     pretrained: Annotated[str | None, typer.Option(help="Its weights: open_clip tag or file.")] = None,
@@ -352,7 +365,7 @@ def calibrate(
     by: Annotated[
         str, typer.Option(help="Column whose values get a threshold each; empty: one for all.")
     ] = "partition",
-    plot: Annotated[Path | None, typer.Option(help="Write a chart: an .svg file.")] = None,
+    plot: Annotated[Path | None, typer.Option(callback=place_for_a_file, help="Write a chart: an .svg file.")] = None,
     store: StoreRoot = DEFAULT_STORE,
     recipe: RecipeName = None,
     as_json: AsJson = False,
@@ -385,7 +398,7 @@ def calibrate(
 @app.command()
 def audit(
     dump: Annotated[str, typer.Argument(help="Name of the crawl.")],
-    page: Annotated[Path, typer.Option("--out", help="HTML page to write; the same as .json beside it.")],
+    page: PageToWrite,
     concepts: Annotated[Path | None, typer.Option(exists=True, help="YAML of concept groups and their words.")] = None,
     styles: Annotated[
         bool, typer.Option(help="Tell picture styles by the recipe's CLIP; not by the embedded one.")
@@ -414,7 +427,7 @@ def audit(
 @app.command()
 def leakage(
     dump: Annotated[str, typer.Argument(help="Name of the crawl.")],
-    page: Annotated[Path, typer.Option("--out", help="HTML page to write; the same as .json beside it.")],
+    page: PageToWrite,
     store: StoreRoot = DEFAULT_STORE,
     recipe: RecipeName = None,
 ) -> None:

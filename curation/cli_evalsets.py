@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from curation.cli_recipes import DEFAULT_STORE, AsJson, StoreRoot
+from curation.cli_recipes import DEFAULT_STORE, AsJson, StoreRoot, place_for_a_file
 from curation.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,11 +65,12 @@ def index_evalset(
             model, pretrained, descriptor, descriptor_side_px, descriptor_mean, descriptor_std
         )
     with err.status("hashing pictures"):
-        key = index(Store(store), name, path, images=images, describe=describe, space=space)
+        found = index(Store(store), name, path, images=images, describe=describe, space=space)
     if as_json:
-        typer.echo(json.dumps({"name": name, "key": key, "embedding_space": space}))
-    else:
-        out.print(Text(f"{name}: {key}" + (f", embedding_space {space}" if space else "")))
+        typer.echo(json.dumps({"name": name, "embedding_space": space} | found._asdict()))
+        return
+    told = f"{name}: {found.items} items, {found.pictures} with a picture, {found.texts} with a text; {found.key}"
+    out.print(Text(told + (f", embedding_space {space}" if space else "")))
 
 
 def calibrate_leakage(
@@ -82,7 +83,7 @@ def calibrate_leakage(
     descriptor_side_px: DescriptorSide = 288,
     descriptor_mean: DescriptorTriple = (0.485, 0.456, 0.406),
     descriptor_std: DescriptorTriple = (0.229, 0.224, 0.225),
-    plot: Annotated[Path | None, typer.Option(help="Write a chart: an .svg file.")] = None,
+    plot: Annotated[Path | None, typer.Option(callback=place_for_a_file, help="Write a chart: an .svg file.")] = None,
     store: StoreRoot = DEFAULT_STORE,
     as_json: AsJson = False,
 ) -> None:

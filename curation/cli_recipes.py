@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +17,14 @@ from curation.errors import ConfigError
 
 out = Console(soft_wrap=True)
 
+
+def place_for_a_file(path: Path | None) -> Path | None:
+    """Callback of an option that names a file to write: refuses it before the work, not after."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK)):
+        raise typer.BadParameter(f"{path}: {path.parent} is no folder in which a file of this name can be written")
+    return path
+
+
 DEFAULT_STORE = "var/store"
 StoreRoot = Annotated[str, typer.Option("--store", envvar="CURATION_STORE", help="Folder or s3://bucket/prefix.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, on stdout.")]
@@ -22,6 +32,11 @@ RecipeOrFile = Annotated[str, typer.Argument(help="Name (curation recipes list) 
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Change a setting, value as YAML: gates.too_small.at_least=128."),
+]
+
+PageToWrite = Annotated[
+    Path,
+    typer.Option("--out", callback=place_for_a_file, help="HTML page to write; the same as .json beside it."),
 ]
 
 recipes = typer.Typer(no_args_is_help=True, help="List, show, compare and check recipes.")

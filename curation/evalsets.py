@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -53,6 +55,24 @@ class Item(NamedTuple):
     texts: Sequence[str]
 
 
+class Indexed(NamedTuple):
+    """An index in the store, and how many items of the set have a picture, how many a text."""
+
+    key: str = ""
+    items: int = 0
+    pictures: int = 0
+    texts: int = 0
+
+    def and_also(self, items: Sequence[Item]) -> Indexed:
+        """With these items counted too."""
+        return Indexed(
+            self.key,
+            self.items + len(items),
+            self.pictures + sum(item.image is not None for item in items),
+            self.texts + sum(any(item.texts) for item in items),
+        )
+
+
 Describe = Callable[[Sequence[np.ndarray]], np.ndarray]
 """Descriptors of pictures: uint8 (h, w, 3) each -> float (n, d), rows of norm 1."""
 
@@ -66,33 +86,38 @@ def index_evalset(
     describe: Describe | None = None,
     space: str = "",
     thumbnail_px: int = 96,
-) -> str:
-    """Index an evaluation set under a name and return the index's key.
+) -> Indexed:
+    """Index an evaluation set under a name; tell the index's key and what is in it.
 
     path          a folder of pictures, of Parquet files, of WebDataset tars or saved by `datasets` (save_to_disk);
                   one such file; or JSON / JSON lines of LLaVA's or VQA's form
     images        where a JSON's pictures lie; None: beside it
     describe      embeds pictures, in `space`; None: hashes and texts only
     thumbnail_px  longer side of the thumbnails that the report shows; 0: none are kept
-    raises        ConfigError when there is nothing to index, or a picture is missing or does not decode: a set with
-                  holes protects nothing
+    raises        ConfigError when there is nothing to index, a file can't be read, or a picture is missing or does
+                  not decode: a set with holes protects nothing
     """
-    rows, identity = 0, hashlib.blake2b(f"{space}\0{thumbnail_px}".encode(), digest_size=16)
-    spooled = io.BytesIO()
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigError(f"evaluation set {name!r}: name it by letters, digits, dots, dashes and underscores")
+    found, identity = Indexed(), hashlib.blake2b(f"{space}\0{thumbnail_px}".encode(), digest_size=16)
     items = items_of(path, images)
-    with pq.ParquetWriter(spooled, EVALSET.with_metadata({SPACE_KEY: space.encode()}), compression="zstd") as writer:
-        while batch := list(islice(items, _BATCH)):
-            table = _measured(name, batch, describe, thumbnail_px)
-            identity.update(repr([batch[0].name, len(batch), table["sha256"].to_pylist()]).encode())
-            identity.update(repr([item.texts for item in batch]).encode())
-            writer.write_table(table)
-            rows += len(batch)
-    if not rows:
-        raise ConfigError(f"evaluation set {name}: no picture and no text in {path}")
-    key = f"evalsets/{name}/{identity.hexdigest()[:12]}.parquet"
-    store.write_bytes(key, spooled.getvalue(), if_absent=True)
+    schema = EVALSET.with_metadata({SPACE_KEY: space.encode()})
+    with tempfile.TemporaryDirectory() as folder:  # a million thumbnails are gigabytes
+        spooled = Path(folder) / "index.parquet"
+        with pq.ParquetWriter(spooled, schema, compression="zstd") as writer:
+            while batch := list(islice(items, _BATCH)):
+                table = _measured(name, batch, describe, thumbnail_px)
+                identity.update(repr([batch[0].name, len(batch), table["sha256"].to_pylist()]).encode())
+                identity.update(repr([item.texts for item in batch]).encode())
+                writer.write_table(table)
+                found = found.and_also(batch)
+        if not found.pictures and not found.texts:
+            raise ConfigError(f"evaluation set {name}: no picture and no text in {path}")
+        key = f"evalsets/{name}/{identity.hexdigest()[:12]}.parquet"
+        if not store.exists(key):
+            store.write_file(key, spooled)
     store.write_bytes(f"evalsets/{name}/current", key.encode())
-    return key
+    return found._replace(key=key)
 
 
 def clip_describer(model: str, pretrained: str = "") -> tuple[Describe, str]:
@@ -102,15 +127,10 @@ def clip_describer(model: str, pretrained: str = "") -> tuple[Describe, str]:
     return load_clip(model, pretrained or None).embed_images, embedding_space(model, pretrained or None)
 
 
-def index_folder(store: Store, name: str, folder: Path) -> str:
-    """index_evalset of a folder of pictures."""
-    return index_evalset(store, name, folder)
-
-
 def items_of(path: Path, images: Path | None = None) -> Iterator[Item]:
     """Items of an evaluation set on disk, its form told by what lies there. Raises ConfigError for anything else."""
     if path.is_file():
-        yield from _file(path, images or path.parent)
+        yield from _file(path, images)
         return
     if not path.is_dir():
         raise ConfigError(f"{path}: no such file or folder")
@@ -121,7 +141,7 @@ def items_of(path: Path, images: Path | None = None) -> Iterator[Item]:
         tables = [file for file in files if file.suffix in (".parquet", ".tar")]
     if tables:
         for file in tables:
-            for item in _file(file, images or path):
+            for item in _file(file, images):
                 yield item._replace(name=f"{file.relative_to(path).as_posix()}/{item.name}")
         return
     for file in files:
@@ -175,7 +195,14 @@ def thumbnail(data: bytes, side_px: int) -> bytes:
     return out.getvalue()
 
 
-def _file(path: Path, images: Path) -> Iterator[Item]:
+def _file(path: Path, images: Path | None) -> Iterator[Item]:
+    try:
+        yield from _read(path, images)
+    except (ValueError, TypeError, AttributeError, KeyError, OSError, pa.ArrowException, tarfile.TarError) as err:
+        raise ConfigError(f"{path}: can't be read as an evaluation set: {type(err).__name__}: {err}") from err
+
+
+def _read(path: Path, images: Path | None) -> Iterator[Item]:
     if path.suffix == ".parquet":
         yield from _rows(batch for batch in pq.ParquetFile(path).iter_batches(_BATCH))
     elif path.suffix == ".arrow":
@@ -233,9 +260,9 @@ def _sample(key: str, members: dict[str, bytes]) -> Item:
     return Item(key, image, tuple(texts))
 
 
-def _json(path: Path, images: Path) -> Iterator[Item]:
+def _json(path: Path, pictures: Path | None) -> Iterator[Item]:
     """LLaVA ([{id, image, conversations}]), VQA ({questions: [...]}, with annotations), or any list of records."""
-    text = path.read_text("utf-8")
+    text, images = path.read_text("utf-8"), pictures or path.parent
     data = (
         [json.loads(line) for line in text.splitlines() if line.strip()]
         if path.suffix == ".jsonl"
@@ -247,14 +274,17 @@ def _json(path: Path, images: Path) -> Iterator[Item]:
         if rows is None:
             raise ConfigError(f"{path}: expected a list of records, or one under questions, data or annotations")
         data = [{**answers.get(row.get("question_id"), {}), **row} for row in rows]
-    by_number: dict[int, Path] = {}
+    by_number: dict[int, Path] | None = None
     for number, row in enumerate(data):
         named = row.get("image") or row.get("image_path") or row.get("file_name")
-        if named is None and "image_id" in row:  # COCO's and VQA's pictures are named by number
-            by_number = by_number or {
-                _number(file): file for file in images.rglob("*") if file.suffix in PICTURE_SUFFIXES
-            }
-            named = by_number.get(int(row["image_id"])) if str(row["image_id"]).isdigit() else None
+        if named is None and str(row.get("image_id", "")).isdigit():  # COCO's and VQA's pictures are named by number
+            if by_number is None:
+                by_number = {
+                    _number(file): file for file in images.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES
+                }
+            named = by_number.get(int(row["image_id"]))
+            if named is None and (by_number or pictures):
+                raise ConfigError(f"{path}: no picture {row['image_id']} of record {number} in {images}: see --images")
         image = None
         if named is not None:
             try:

@@ -57,7 +57,7 @@ def index_evalsets() -> None:
         model = params["model"]
         describe, space = clip_describer(model, params["pretrained"] or "") if model else (None, "")
         images = Path(params["images"]) if params["images"] else None
-        key = index_evalset(store(), params["name"], path, images=images, describe=describe, space=space)
+        key = index_evalset(store(), params["name"], path, images=images, describe=describe, space=space).key
         made(EVALSETS, name=params["name"], key=key)
         return key
 

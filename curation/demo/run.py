@@ -24,7 +24,7 @@ from curation.demo.watch import DAG, Watch, follow
 from curation.demo_crawl.build import build_demo_crawl
 from curation.demo_crawl.verdicts_check import compare
 from curation.errors import ConfigError, CurationError
-from curation.evalsets import index_folder
+from curation.evalsets import index_evalset
 from curation.pipeline import saved_recipe
 from curation.recipe import Recipe
 from curation.reports.funnel import funnel, render
@@ -108,7 +108,7 @@ def _demo_run(options: argparse.Namespace, folder: Path, store: str, server: Air
     crawl = folder / CRAWL
     port = free_port()
     server.spawn("demo-web", [sys.executable, "-m", "curation.demo_crawl.server", str(crawl), "--port", str(port)])
-    index_folder(Store(store), EVALSET, crawl / "evalset")
+    index_evalset(Store(store), EVALSET, crawl / "evalset")
     return {
         "dump": f"demo-{_content(crawl / 'crawl')[:8]}",
         "source": str(crawl / "crawl"),

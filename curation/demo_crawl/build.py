@@ -18,6 +18,8 @@ from curation.demo_crawl.pictures import Take, admitted_takes, read_regions
 from curation.demo_crawl.server import DemoServer
 from curation.demo_crawl.site import Page, Site
 from curation.demo_crawl.wat import write_wat
+from curation.errors import ConfigError
+from curation.objects import writing
 
 VERSION = 1
 """Rises with every change of what is built: a folder of another version is built anew."""
@@ -63,13 +65,18 @@ def build_demo_crawl(folder: Path, *, shards: int = 4, seed: int = 0) -> DemoCra
     """Build the demo crawl into `folder`, or return what stands there complete with the same settings.
 
     It is built beside the folder and renamed at the end: an interrupted build leaves nothing that looks finished.
-    Same seed, same package versions, same bytes. Raises ConfigError when a package with photographs is missing.
+    Same seed, same package versions, same bytes. Raises ConfigError when a package with photographs is missing, or
+    where `folder` holds something else: what we did not build is not ours to remove.
     """
     made = _standing(folder, shards, seed)
     if made is not None:
         return made
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    workplace = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    folder = folder.absolute()
+    if folder.exists() and not (folder / "crawl.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is there already and holds no demo crawl: name another folder, or remove it")
+    with writing(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        workplace = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _build(workplace, shards, seed)
         if folder.exists():

@@ -159,7 +159,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a folder that build_demo_crawl made")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
     options = parser.parse_args()
-    server = DemoServer(options.folder, options.port)
+    if not (options.folder / "site").is_dir():
+        parser.error(f"{options.folder}: no demo crawl there; build one: curation demo-crawl {options.folder}")
+    try:
+        server = DemoServer(options.folder, options.port)
+    except OSError as problem:
+        parser.error(f"--port {options.port}: {problem.strerror}; give another, or 0 for a free one")
     print(f"serving *.test of {options.folder} on 127.0.0.1:{server.port}", flush=True)
     server.serve_forever()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.errors import BadShardError, ConfigError
@@ -21,6 +22,7 @@ from curation.recipe import Recipe
 from curation.reports.chart import threshold_chart
 from curation.reports.intervals import Labelled, wilson
 from curation.runner import read_outcomes
+from curation.schema import COLUMNS
 from curation.store import Store
 
 _CURVE = 200  # points of a curve
@@ -60,8 +62,13 @@ def scores_of_dump(
 ) -> dict[str, np.ndarray]:
     """Measured values of a column by group, of the shards that are done, whatever gates made of the samples.
 
-    raises   ConfigError where no shard has them
+    raises   ConfigError where no shard has them, or the recipe does not measure such numbers
     """
+    _check_measured(recipe, column, "--column")
+    if not (pa.types.is_floating(COLUMNS[column].type) or pa.types.is_integer(COLUMNS[column].type)):
+        raise ConfigError(f"--column {column}: it holds {COLUMNS[column].type}, no numbers")
+    if by:
+        _check_measured(recipe, by, "--by")
     found: dict[str, list[np.ndarray]] = {}
     for shard in shards:
         try:
@@ -75,6 +82,14 @@ def scores_of_dump(
     if not found:
         raise ConfigError(f"{dump}: no shard of recipe {recipe.name} is done with {column}: run the recipe first")
     return {group: np.concatenate(parts) for group, parts in sorted(found.items())}
+
+
+def _check_measured(recipe: Recipe, column: str, option: str) -> None:
+    if column not in COLUMNS:
+        raise ConfigError(f"{option} {column}: unknown column; docs/columns.md lists them")
+    stage = recipe.stage(COLUMNS[column].producer)
+    if stage is None or column not in stage.produces.names:
+        raise ConfigError(f"{option} {column}: recipe {recipe.name} does not measure it")
 
 
 def calibrate_keep(values: Mapping[str, np.ndarray], keep: float, column: str) -> Calibration:
@@ -101,8 +116,11 @@ def calibrate_keep(values: Mapping[str, np.ndarray], keep: float, column: str) -
 def calibrate_precision(scores: np.ndarray, labels: np.ndarray, precision: float, column: str) -> Calibration:
     """The lowest threshold above which this share of the labelled pairs is right.
 
-    raises   ConfigError where no threshold reaches it
+    precision  0 < precision <= 1
+    raises     ConfigError where no threshold reaches it
     """
+    if not 0 < precision <= 1:
+        raise ConfigError(f"--precision {precision}: give a share above 0 and at most 1")
     labelled = Labelled(scores, labels)
     point = labelled.of_precision(precision)
     if point is None:
@@ -233,7 +251,7 @@ def score_pairs(path: Path, model: str, pretrained: str | None, device: str = "a
     raises   ConfigError naming the line
     """
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -242,14 +260,18 @@ def score_pairs(path: Path, model: str, pretrained: str | None, device: str = "a
             if not isinstance(row["label"], (bool, int)) or (
                 row.get("score") is None and not (row["image"] and row["text"])
             ):
-                raise KeyError("label is true or false, beside it score, or image and text")
-        except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+                raise ValueError("label is true or false, beside it score, or image and text")
+            if row.get("score") is not None and not math.isfinite(row["score"]):
+                raise ValueError(f"score is {row['score']}")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ConfigError(
                 f"{path}, line {number}: expected image, text and label, or score and label: {error}"
             ) from error
     labels = np.array([bool(label) for label, *_ in rows])
     if not labels.any() or labels.all():
-        raise ConfigError(f"{path}: both right and wrong pairs are needed, found {labels.sum()} of {len(labels)} right")
+        raise ConfigError(
+            f"{path}: both right and wrong pairs are needed, found {int(labels.sum())} of {len(labels)} right"
+        )
     if all(score is not None for _, score, *_ in rows):
         return np.array([float(score) for _, score, *_ in rows]), labels
     from curation.models.clip import BATCH, load_clip

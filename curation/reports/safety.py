@@ -59,9 +59,13 @@ def evaluate(path: Path, head: str = "", space: str = "", thresholds: Sequence[f
         if name not in table.column_names or table[name].null_count:
             raise ConfigError(f"{path}: expected a column {name} without nulls; it has {', '.join(table.column_names)}")
     labels = np.asarray(table["label"].to_pylist())
+    if not len(labels):
+        raise ConfigError(f"{path}: it has no rows")
     if labels.dtype.kind not in "biu" or not set(np.unique(labels).tolist()) <= {0, 1}:
         raise ConfigError(f"{path}: label holds something else than true, false, 0 and 1")
     scores = _scores(path, table, head, space) if head else table["punsafe"].to_numpy().astype(float)
+    if not ((scores >= 0) & (scores <= 1)).all():
+        raise ConfigError(f"{path}: {'the head gives' if head else 'punsafe holds'} something else than 0 to 1")
     labelled = Labelled(scores, labels.astype(bool))
     return {
         "samples": len(labels),

@@ -70,12 +70,20 @@ def test_a_shard_that_fails_leaves_the_others_done(world: World) -> None:
         (("run", "demo", "--dump", "d", "--shards", "9-1"), "such as 0-3,7"),
         (("run", "demo", "--dump", "d", "--source", "/nonexistent"), "source"),
         (("run", "demo", "--dump", "d", "--set", "gates.too_small.at_lest=1"), "did you mean 'at_least'"),
-        (("inspect", "STORE", "absent"), "none ran on it"),
+        (("inspect", "STORE", "absent"), "dump absent: no recipe ran on it in"),
+        (("why", " ", "--dump", "d"), "give a picture's URL"),
+        (("audit", "d", "--out", "/nonexistent/page.html"), "/nonexistent is no folder"),
+        (("leakage", "d", "--out", "STORE"), "no folder in which"),
+        (("calibrate", "--dump", "d", "--keep", "0.3", "--plot", "/nonexistent/c.svg"), "/nonexistent is no folder"),
+        (("calibrate", "--pairs", "/nonexistent", "--precision", "0.9"), "does not exist"),
+        (("demo-crawl", "STORE"), "holds no demo crawl"),
+        (("index-evalset", "a/b", "STORE"), "evaluation set 'a/b'"),
         (("recipes", "validate", "absent.yaml"), "can't be read"),
         (("recipes", "distance", "demo"), "no section target: --set target.samples"),
     ],
 )
 def test_wrong_settings_are_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple, message: str) -> None:
+    (tmp_path / "file").touch()
     done = curation(*(str(tmp_path) if a == "STORE" else a for a in arguments), store=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr

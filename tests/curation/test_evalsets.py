@@ -98,7 +98,9 @@ FORMS = [folder, parquet, huggingface_on_disk, webdataset, llava, vqa, json_line
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_every_form_gives_the_same_hashes_and_texts(tmp_path: Path, form: Callable[[Path], Path]) -> None:
     store = Store(tmp_path / "store")
-    key = index_evalset(store, "mine", form(tmp_path / "set"))
+    found = index_evalset(store, "mine", form(tmp_path / "set"))
+    key = found.key
+    assert (found.items, found.pictures, found.texts) == (2, 2, 0 if form is folder else found.texts or -1)
     table = store.open_parquet(key).read()
     assert table["sha256"].to_pylist() == [hashlib.sha256(image).hexdigest() for image in (CAT, COFFEE)]
     assert table["phash_spread"].to_pylist()[0] > 4
@@ -107,7 +109,7 @@ def test_every_form_gives_the_same_hashes_and_texts(tmp_path: Path, form: Callab
     if form is not folder:
         assert set(ngrams(QUESTION)) <= set(table["ngrams"][0].as_py())
     assert store.read_bytes("evalsets/mine/current").decode() == key
-    assert index_evalset(store, "mine", tmp_path / "set" if form in FORMS[:4] else form_file(tmp_path)) == key
+    assert index_evalset(store, "mine", tmp_path / "set" if form in FORMS[:4] else form_file(tmp_path)) == found
 
 
 def form_file(tmp_path: Path) -> Path:
@@ -120,7 +122,7 @@ def test_descriptors_and_the_space_they_are_in(tmp_path: Path) -> None:
     def describe(pictures: object) -> np.ndarray:
         return np.array([picture.mean(axis=(0, 1)) / 255 for picture in pictures])  # type: ignore[attr-defined]
 
-    key = index_evalset(store, "mine", folder(tmp_path / "set"), describe=describe, space="colour", thumbnail_px=0)
+    key = index_evalset(store, "mine", folder(tmp_path / "set"), describe=describe, space="colour", thumbnail_px=0).key
     table = store.open_parquet(key)
     assert table.schema_arrow.metadata[SPACE_KEY] == b"colour"
     assert np.allclose(
@@ -136,6 +138,12 @@ def test_descriptors_and_the_space_they_are_in(tmp_path: Path) -> None:
         ({"a.png": b"no picture"}, "a.png"),
         ({"a.json": b'{"x": 1}'}, "expected a list of records"),
         ({"a.json": b'[{"image": "absent.jpg"}]'}, "absent.jpg of record 0"),
+        ({"a.json": b'[{"image_id": 7, "question": "what?"}]', "a_000.PNG": CAT}, "no picture 7 of record 0"),
+        ({"a.json": b"[{"}, "a.json: can't be read as an evaluation set: JSONDecodeError"),
+        ({"a.json": b"\xff\xfe"}, "a.json: can't be read as an evaluation set: UnicodeDecodeError"),
+        ({"a.json": b"[7]"}, "a.json: can't be read"),
+        ({"a.parquet": b"no table"}, "a.parquet: can't be read"),
+        ({"a.tar": b"no archive"}, "a.tar: can't be read"),
     ],
 )
 def test_a_set_with_holes_is_refused(tmp_path: Path, files: dict[str, bytes], message: str) -> None:

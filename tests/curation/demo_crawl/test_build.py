@@ -13,6 +13,7 @@ from warcio.archiveiterator import ArchiveIterator as WarcioIterator
 from curation.demo_crawl.build import DemoCrawl, build_demo_crawl
 from curation.demo_crawl.pictures import admitted_takes, phash, picture, read_regions
 from curation.demo_crawl.wat import read_json
+from curation.errors import ConfigError
 from curation.stages.extract import Extract
 from curation.verdicts import REASONS
 
@@ -31,16 +32,27 @@ def test_two_builds_are_the_same_bytes(crawl: DemoCrawl, tmp_path: Path) -> None
     assert _digests(build_demo_crawl(tmp_path / "again").folder) == _digests(crawl.folder)
 
 
-def test_a_complete_folder_is_reused_and_an_incomplete_one_is_replaced(crawl: DemoCrawl, tmp_path: Path) -> None:
+def test_a_complete_folder_is_reused_and_an_older_one_is_replaced(crawl: DemoCrawl, tmp_path: Path) -> None:
     before = crawl.truth.stat().st_mtime_ns
     assert build_demo_crawl(crawl.folder) == crawl
     assert crawl.truth.stat().st_mtime_ns == before
-    half = tmp_path / "half"
-    half.mkdir()
-    (half / "left-over").touch()
-    assert build_demo_crawl(half, shards=2).shards == 2
-    assert not (half / "left-over").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["half"]
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "left-over").touch()
+    (old / "crawl.json").write_text('{"version": 0, "shards": 4, "seed": 0}')
+    assert build_demo_crawl(old, shards=2).shards == 2
+    assert not (old / "left-over").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").touch()
+    (tmp_path / "file").touch()
+    for taken in ("thesis", "file"):
+        with pytest.raises(ConfigError, match="holds no demo crawl"):
+            build_demo_crawl(tmp_path / taken)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["chapter.tex", "file", "thesis"]
 
 
 def test_pages_are_spread_evenly_and_both_readers_agree(crawl: DemoCrawl, truth: list[dict]) -> None:

@@ -50,6 +50,8 @@ def test_precision_on_labelled_pairs(tmp_path: Path) -> None:
     assert (found.threshold, found.precision, found.recall) == (0.6, 0.75, 1.0)
     with pytest.raises(ConfigError, match="no threshold reaches it"):
         calibrate_precision(scores, ~labels, 0.99, "similarity")
+    with pytest.raises(ConfigError, match=r"--precision 95: give a share"):
+        calibrate_precision(scores, labels, 95, "similarity")
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,10 @@ def test_precision_on_labelled_pairs(tmp_path: Path) -> None:
         (['{"label": true, "image": "x.jpg"}'], "line 1"),
         (['{"score": 1, "label": "yes"}'], "line 1"),
         (['{"score": 1, "label": true}'], "both right and wrong"),
+        (['{"score": 1, "label": true}', '{"score": NaN, "label": false}'], "line 2.*score is nan"),
+        (['{"score": "high", "label": true}'], "line 1"),
+        (["\\udcff\\udcfe"], "line 1"),
+        ([], "found 0 of 0 right"),
         (
             ['{"image": "absent.jpg", "text": "a", "label": true}', '{"image": "b", "text": "b", "label": 0}'],
             "absent.jpg",
@@ -67,7 +73,7 @@ def test_precision_on_labelled_pairs(tmp_path: Path) -> None:
 )
 def test_a_bad_file_of_pairs_names_the_line(lines: list[str], message: str, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), errors="surrogateescape")
     with pytest.raises(ConfigError, match=message):
         score_pairs(path, "embedded", None)
 
@@ -80,6 +86,21 @@ def test_values_of_a_dump_by_group(world: World) -> None:
     found = scores_of_dump(world.store, recipe, "crawl", shards, "min_side", "partition")
     every = np.concatenate(list(found.values()))
     assert sorted(every.tolist()) == [20, 300, 400]  # also what the gate dropped
+
+
+@pytest.mark.parametrize(
+    ("column", "by", "message"),
+    [
+        ("url", "", "--column url: it holds string"),
+        ("similarty", "", "--column similarty: unknown column"),
+        ("aesthetic", "", "--column aesthetic: recipe small does not measure it"),
+        ("min_side", "verdict", "--by verdict: recipe small does not measure it"),
+    ],
+)
+def test_what_a_recipe_does_not_measure_is_named(world: World, column: str, by: str, message: str) -> None:
+    recipe, shards = world.recipe()
+    with pytest.raises(ConfigError, match=message):
+        scores_of_dump(world.store, recipe, "crawl", shards, column, by)
 
 
 def plain_pictures(folder: Path, tints: list[int]) -> Path:

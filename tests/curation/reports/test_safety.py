@@ -71,6 +71,9 @@ def test_a_head_on_labelled_embeddings(tmp_path: Path) -> None:
         ({"label": [True]}, "a column punsafe"),
         ({"label": [2], "punsafe": [0.5]}, "something else"),
         ({"label": [None], "punsafe": [0.5]}, "without nulls"),
+        ({"label": pa.array([], pa.bool_()), "punsafe": pa.array([], pa.float32())}, "no rows"),
+        ({"label": [True, False], "punsafe": [0.5, float("nan")]}, "something else than 0 to 1"),
+        ({"label": [True, False], "punsafe": [0.5, 50.0]}, "something else than 0 to 1"),
     ],
 )
 def test_a_bad_file_names_the_column(columns: dict, message: str, tmp_path: Path) -> None:
