@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from curation import dumps
 from curation.errors import ConfigError
+from curation.generations import check_index
 from curation.pipeline import fingerprint, localise, pin, save_recipe
 from curation.receipt import table_key
 from curation.recipe import Recipe
@@ -55,6 +56,8 @@ def plan(
         settings = pinned.stage(name)
         if settings and type(settings).check is not Stage.check:  # else no file is fetched for nothing
             localise(pinned, name, store, models=False).check()
+        if isinstance(settings, Join):
+            check_index(store, pinned, name)
     key = save_recipe(pinned, store)
     store.write_bytes(_note_key(dump, recipe.name), json.dumps({"recipe": key}).encode())
     return Block(dump, wanted, key)

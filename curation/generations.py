@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curation.errors import BadShardError
+from curation.errors import BadShardError, ConfigError
 from curation.pipeline import fingerprint, upstream
 from curation.receipt import RECEIPT_KEY, Receipt, digest, table_key
 from curation.recipe import Recipe
@@ -26,6 +26,7 @@ from curation.store import Store
 
 log = logging.getLogger(__name__)
 
+_EMBEDDINGS = "embeddings"  # in the receipt of a generation, among the models
 _READERS = 8  # a shard is a few small reads: waiting for an object store is most of the time
 
 
@@ -33,9 +34,10 @@ def match_block(store: Store, recipe: Recipe, dump: str, shards: Sequence[int], 
     """Find duplicates within a block and against all earlier generations; commit the decisions.
 
     Idempotent: the same block from the same tables is matched once. Raises BadShardError when a shard's tables before
-    the stage are missing.
+    the stage are missing, ConfigError as check_index.
     """
     settings = _join(recipe, stage)
+    check_index(store, recipe, stage)
     identity = _identity(store, recipe, stage, dump, shards)
     keys: pa.Table | None = None
     while True:
@@ -46,11 +48,13 @@ def match_block(store: Store, recipe: Recipe, dump: str, shards: Sequence[int], 
                 return receipt
         if keys is None:
             keys = _emitted(store, recipe, settings, dump, shards)
-        prepared = known[0][1].models if known else _prepared(store, settings, keys, _folder(recipe, stage), identity)
+        # of the first block that had samples: one without any could prepare nothing
+        begun = next((receipt.models for _, receipt in known if "prepared" in receipt.models), None)
+        prepared = begun or _prepared(store, settings, keys, _folder(recipe, stage), identity)
         decisions = settings.match(
             keys,
             _kept_before(store, recipe, settings, known, dump, shards),
-            store.open_parquet(prepared["prepared"]).read() if prepared else None,
+            store.open_parquet(prepared["prepared"]).read() if "prepared" in prepared else None,
         )
         number = 1 + max((receipt.shard for _, receipt in known), default=-1)
         receipt = Receipt(
@@ -62,13 +66,27 @@ def match_block(store: Store, recipe: Recipe, dump: str, shards: Sequence[int], 
             dump=dump,
             shard=number,
             inputs={str(shard): "" for shard in shards},
-            models=prepared,
+            models=prepared | _embeddings(recipe, settings),
             rows=decisions.num_rows,
             measured=decisions.num_rows,
         )
         if _commit(store, f"{_folder(recipe, stage)}{number:06d}.parquet", decisions, receipt):
             return receipt
         log.info("%s: generation %d was taken by another block; matching again", dump, number)
+
+
+def check_index(store: Store, recipe: Recipe, stage: str) -> None:
+    """Raise ConfigError where a named index holds other embeddings than this recipe would compare them with."""
+    settings = _join(recipe, stage)
+    if not settings.index:  # its name is the settings' fingerprint
+        return
+    own = _embeddings(recipe, settings).get(_EMBEDDINGS, "none")
+    known = _generations(store, recipe, stage)
+    if known and (theirs := known[-1][1].models.get(_EMBEDDINGS, "none")) != own:
+        raise ConfigError(
+            f"stages.{stage}.index: {settings.index} in {store.root} holds the embeddings of {theirs}, "
+            f"this recipe compares those of {own}: name another index, or set embedding_cosine as the runs before did"
+        )
 
 
 def of_shard(store: Store, recipe: Recipe, dump: str, shard: int, stage: str = "dedup") -> str:
@@ -112,6 +130,14 @@ def _join(recipe: Recipe, stage: str) -> Join:
     if not isinstance(settings, Join):
         raise BadShardError(f"recipe {recipe.name} has no stage {stage} that matches samples")
     return settings
+
+
+def _embeddings(recipe: Recipe, settings: Join) -> dict[str, str]:
+    """Which models' embeddings a generation holds; nothing where it holds none."""
+    score = recipe.stages.score
+    if score is None or "img_emb" not in settings.keys.names:
+        return {}
+    return {_EMBEDDINGS: ", ".join(sorted({score.english.embedding_space, score.multilingual.embedding_space}))}
 
 
 def _identity(store: Store, recipe: Recipe, stage: str, dump: str, shards: Sequence[int]) -> str:

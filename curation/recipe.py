@@ -17,7 +17,7 @@ from curation.gates import Gate
 from curation.publish.settings import Publish
 from curation.publish.target import Target
 from curation.schema import COLUMNS
-from curation.stages.base import Stage
+from curation.stages.base import Join, Stage
 from curation.stages.caption import Caption
 from curation.stages.dedup import Dedup
 from curation.stages.download import Download
@@ -102,6 +102,20 @@ class Recipe(BaseModel):
                     raise ValueError(f"gates.{verdict} reads {column}: name its head in stages.score.heads.{column}")
                 if gate.by and STAGE_ORDER.index(producer) > STAGE_ORDER.index(COLUMNS[gate.column].producer):
                     raise ValueError(f"gates.{verdict}.by: {column} is measured after {gate.column}")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_have_their_columns(self) -> Recipe:
+        for name in self.stage_names:
+            settings = self.stage(name)
+            assert settings is not None
+            for column in (settings.reads if isinstance(settings, Join) else settings.consumes).names:
+                producer = COLUMNS[column].producer
+                if self.stage(producer) is None:
+                    raise ValueError(
+                        f"stages.{name} reads {column}, which stage {producer!r} measures, and the recipe leaves that "
+                        f"stage out: add stages.{producer}, or change what stages.{name} reads"
+                    )
         return self
 
     def stage(self, name: str) -> Stage | None:
@@ -214,7 +228,8 @@ def _explain(error: Any, origin: str) -> str:
         return f"recipe {origin}: {place}: unknown field; {hint}"
     if error["loc"][:1] == ("gates",) and error["loc"][-1] == "[key]":
         return f"recipe {origin}: gates: {error['input']!r} is no verdict; known: {', '.join(Verdict)}"
-    return f"recipe {origin}: {place or 'gates'}: {error['msg'].removeprefix('Value error, ')}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"recipe {origin}: {place}: {message}" if place else f"recipe {origin}: {message}"
 
 
 def _fields_at(loc: tuple[Any, ...]) -> list[str]:

@@ -24,6 +24,7 @@ from curation.runner import read_outcomes, receipt_of
 from curation.store import Store
 from curation.verdicts import Fault
 
+_DAMAGE = ("records_bad", "archive_truncated")  # tallies of the first stage: what was in an archive and is lost
 _READERS = 16  # footers are small: on S3 the wait for one is the time it takes
 
 
@@ -163,7 +164,10 @@ def outcome_counts(store: Store, recipe: Recipe, dump: str, shard: int) -> Count
 
 def render(found: Funnel) -> Group:
     """The funnel and what it cost, as tables for a terminal of 80 columns or more."""
+    through = sum(state == found.stages[-1].stage for state in found.shards.values())
     title = f"{found.dump}, recipe {found.recipe}: {found.kept} of {found.samples} samples kept"
+    if through < len(found.shards):
+        title += f" so far; {through} of {len(found.shards)} shards are through"
     numbers = _table(title, "stage", "in", "dropped", "kept", "why")
     costs = _table("what it took", "stage", "shards", "task time", "rows/s", "stored", "peak memory")
     for counts in found.stages:
@@ -177,7 +181,9 @@ def render(found: Funnel) -> Group:
             decimal(counts.bytes),
             decimal(counts.peak_memory_bytes),
         )
-    return Group(numbers, costs)
+    damage = {name: n for name, n in sorted(found.stages[0].tally.items()) if n and name in _DAMAGE}
+    told = ", ".join(f"{name}:{n}" for name, n in damage.items())
+    return Group(numbers, *([Text(f"damage in the archives: {told}\n", style="yellow")] if damage else []), costs)
 
 
 def _table(title: str, *headings: str) -> Table:

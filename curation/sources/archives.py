@@ -34,6 +34,9 @@ def list_archives(source: str, kind: ArchiveKind) -> list[str]:
     except (OSError, BadShardError) as error:
         raise ConfigError(f"source: {source} cannot be read: {error}") from error
     if not found:
+        there = [other for other in ("wat", "warc", "url_table") if other != kind and _any(source, other)]
+        if there:
+            raise ConfigError(f"source: no {kind} in {source}, but {there[0]}: set stages.extract.archive={there[0]}")
         names = ", ".join(f"*{suffix}" for suffix in _suffixes(kind))
         raise ConfigError(
             f"source: no {kind} in {source}: expected a folder, a glob or an s3:// prefix with files {names},"
@@ -73,6 +76,13 @@ def _files(source: str, kind: ArchiveKind) -> list[str]:
     if source.startswith("s3://"):
         return _in_s3(source, kind)
     return [source] if source.startswith(("http://", "https://")) else _in_folder(source, kind)
+
+
+def _any(source: str, kind: ArchiveKind) -> bool:
+    try:
+        return any(_is_archive(path, kind) for path in _files(source, kind))
+    except (OSError, BadShardError):
+        return False
 
 
 def _table_shards(path: str) -> list[str]:

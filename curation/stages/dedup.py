@@ -104,6 +104,11 @@ class Dedup(Join):
             columns["cluster"] = pa.nulls(batch.num_rows, pa.int32())
         return pa.RecordBatch.from_arrays([columns[name] for name in self.keys.names], schema=self.keys)
 
+    def kept(self, decisions: pa.Table) -> pa.Table:
+        """Those that later blocks are matched against, without what ranked them: the rank may have changed since."""
+        names = [name for name in self.keys.names if name not in ("pixels", "similarity")]
+        return super().kept(decisions).select(names)
+
     def prepare(self, keys: pa.Table) -> pa.Table | None:
         """Centroids of the clusters, from the first block that is matched: later ones must fall into the same."""
         if self.embedding_cosine is None or not keys.num_rows:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from curation.errors import ConfigError
 from curation.schema import schema
 from curation.stages.base import PinnedFile, Resource, Stage, Tally
 
 Tag = Literal["safe", "unsure", "unsafe"]
+# Thai, Lao, Myanmar, Khmer, kana, Han
+_SPACELESS = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 _COMPARED = 1 << 22  # pairs of hashes at a time: 32 MB
 
 
@@ -33,7 +38,7 @@ class Safety(Stage):
     """
 
     name: ClassVar[str] = "safety"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # 2: punsafe, words; 3: words of scripts without spaces, and beside punctuation
     resource: ClassVar[Resource] = "cpu"
 
     known_hashes: PinnedFile = Field("", description="list of sha256 or pHash of pictures that must not be published")
@@ -47,9 +52,10 @@ class Safety(Stage):
     unsure_above: float | None = Field(
         None, ge=0, le=1, description="punsafe that makes it unsure (Re-LAION-5B research-safe: 0.45)"
     )
-    unsafe_words: tuple[str, ...] = Field(
+    unsafe_words: tuple[Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)], ...] = Field(
         ("porn", "xxx", "nsfw", "nude", "hentai", "sex video"),
-        description="whole words of the text, any case, that make a sample unsure",
+        description="whole words of the text, any case, that make a sample unsure; where a script sets no spaces "
+        "between words (Chinese, Japanese, Thai...) anywhere in it",
     )
     cleared: PinnedFile = Field(
         "", description="sample_ids that a reviewer found safe, one a line; a known hash stays unsafe"
@@ -84,7 +90,7 @@ class Safety(Stage):
     @cached_property
     def _known(self) -> list[str]:
         found = []
-        for number, line in _lines(self.known_hashes):
+        for number, line in _lines(self.known_hashes, "known_hashes"):
             value = line.split()[0].lower()
             if not re.fullmatch(r"[0-9a-f]{16}|[0-9a-f]{64}", value):
                 raise ConfigError(f"stages.safety.known_hashes: line {number}: {value[:70]!r} is no sha256 or pHash")
@@ -103,7 +109,7 @@ class Safety(Stage):
     @cached_property
     def _cleared(self) -> frozenset[str]:
         found = set()
-        for number, line in _lines(self.cleared):
+        for number, line in _lines(self.cleared, "cleared"):
             value = line.split()[0].lower()
             if not re.fullmatch(r"[0-9a-f]{32}", value):
                 raise ConfigError(f"stages.safety.cleared: line {number}: {value[:70]!r} is no sample_id")
@@ -112,7 +118,7 @@ class Safety(Stage):
 
     @cached_property
     def _words(self) -> re.Pattern[str]:
-        return re.compile(r"\b(" + "|".join(map(re.escape, self.unsafe_words)) + r")\b", re.IGNORECASE)
+        return re.compile("|".join(map(_whole, self.unsafe_words)), re.IGNORECASE)
 
     def __call__(self, batches: Iterator[pa.RecordBatch], tally: Tally) -> Iterator[pa.RecordBatch]:
         """Measure each sample on its own."""
@@ -164,11 +170,21 @@ class Safety(Stage):
         ]
 
 
-def _lines(path: str) -> list[tuple[int, str]]:
+def _whole(word: str) -> str:
+    """Pattern of a word that stands alone; beside a letter of a script without spaces nothing tells where it ends."""
+    before = "" if _SPACELESS.match(word[0]) else r"(?<!\w)"
+    after = "" if _SPACELESS.match(word[-1]) else r"(?!\w)"
+    return f"{before}{re.escape(word)}{after}"
+
+
+def _lines(path: str, setting: str) -> list[tuple[int, str]]:
     """Lines that are neither empty nor comments, with their numbers."""
     if not path:
         return []
     content = Path(path).read_bytes()
-    text = (gzip.decompress(content) if path.endswith(".gz") else content).decode("utf-8", "replace")
+    try:
+        text = (gzip.decompress(content) if path.endswith(".gz") else content).decode("utf-8", "replace")
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"stages.safety.{setting}: expected a list, gzip or not: {error}") from error
     stripped = enumerate(map(str.strip, text.splitlines()), 1)
     return [(number, line) for number, line in stripped if line and not line.startswith("#")]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,8 +18,8 @@ from warcio.warcwriter import WARCWriter
 
 import curation.generations as generations
 from curation.block import Block, plan
-from curation.errors import BadShardError
-from curation.generations import group, match_block, of_shard
+from curation.errors import BadShardError, ConfigError
+from curation.generations import check_index, group, match_block, of_shard
 from curation.local import run_block
 from curation.pipeline import fingerprint, saved_recipe
 from curation.receipt import Receipt, table_key
@@ -33,8 +34,15 @@ RECIPE = {"name": "small", "stages": {"extract": {}, "download": {}, "dedup": {"
 RECIPE["gates"] = {"duplicate_sha256": {"column": "duplicate_kind", "none_of": ["sha256"]}}
 
 
-def put(store: Store, recipe: Recipe, dump: str, shard: int, contents: Sequence[str]) -> None:
-    """Tables of extract and download as if a shard had samples of these contents."""
+def put(
+    store: Store,
+    recipe: Recipe,
+    dump: str,
+    shard: int,
+    contents: Sequence[str],
+    stages: Sequence[str] = ("extract", "download"),
+) -> None:
+    """Tables of these stages as if a shard had samples of these contents; a and a' have one embedding."""
     rows = []
     for at, content in enumerate(contents):
         url = f"http://{dump}/{shard}/{at}"
@@ -48,9 +56,11 @@ def put(store: Store, recipe: Recipe, dump: str, shard: int, contents: Sequence[
                 "phash_spread": 50.0,
                 "original_width": 10,
                 "original_height": 10,
+                "similarity": 0.5,
+                "img_emb": _embedding(content[0]),
             }
         )
-    for stage in ("extract", "download"):
+    for stage in stages:
         names = [name for name in (rows[0] if rows else []) if COLUMNS[name].producer == stage and name != "sample_id"]
         columns = schema("sample_id", "verdict", "fault", *names)
         with store.write_table(table_key(dump, stage, fingerprint(recipe, stage), shard), columns) as writer:
@@ -62,6 +72,11 @@ def put(store: Store, recipe: Recipe, dump: str, shard: int, contents: Sequence[
                     rows=len(rows), measured=len(rows),
                 )
             )  # fmt: skip
+
+
+def _embedding(content: str) -> list[float]:
+    vector = np.random.default_rng(ord(content)).normal(size=32)
+    return list(vector / np.linalg.norm(vector))
 
 
 def kept(store: Store, recipe: Recipe, blocks: dict[str, dict[int, Sequence[str]]]) -> list[str]:
@@ -144,6 +159,46 @@ def test_a_named_index_outlives_a_change_of_settings(tmp_path: Path) -> None:
     assert kept(store, other, {"d1": {0: ["b", "c"]}}) == ["c"]
     with pytest.raises(BadShardError, match="run match first"):
         of_shard(store, other, "d0", 0)
+
+
+SCORED = ("extract", "download", "score")
+
+
+def scored(**dedup: object) -> Recipe:
+    stages = {"extract": {}, "download": {}, "score": {}, "dedup": {"index": "mine", **dedup}}
+    return parse_recipe({**RECIPE, "stages": stages})
+
+
+@pytest.mark.parametrize("first", [["pixels"], ["pixels", "similarity"]])
+def test_a_named_index_outlives_another_rank(tmp_path: Path, first: list[str]) -> None:
+    store = Store(tmp_path)
+    second = ["pixels"] if len(first) == 2 else ["pixels", "similarity"]
+    for dump, rank, contents in [("d0", first, ["a", "b"]), ("d1", second, ["b", "c"]), ("d2", first, ["c", "d"])]:
+        put(store, scored(rank=rank), dump, 0, contents, SCORED)
+        match_block(store, scored(rank=rank), dump, [0])
+    assert kept(store, scored(rank=first), {"d2": {0: ["c", "d"]}}) == ["d"]
+
+
+def test_a_named_index_without_embeddings_is_not_compared_by_them(tmp_path: Path) -> None:
+    store, by_bytes, by_embedding = Store(tmp_path), scored(), scored(embedding_cosine=0.9)
+    put(store, by_bytes, "d0", 0, ["a"], SCORED)
+    match_block(store, by_bytes, "d0", [0])
+    put(store, by_embedding, "d1", 0, ["b"], SCORED)
+    with pytest.raises(ConfigError, match=r"stages\.dedup\.index: mine .* of none, .* compares those of embedded"):
+        match_block(store, by_embedding, "d1", [0])
+    match_block(store, scored(embedding_cosine=0.9, index="other"), "d1", [0])
+    with pytest.raises(ConfigError, match="of embedded, this recipe compares those of none"):
+        check_index(store, scored(index="other"), "dedup")
+
+
+def test_an_index_begun_by_a_block_without_samples_still_compares_embeddings(tmp_path: Path) -> None:
+    store, recipe = Store(tmp_path), scored(embedding_cosine=0.9, phash_radius=0)
+    for dump, contents in (("d0", []), ("d1", ["a", "b"]), ("d2", ["a'", "c"])):
+        put(store, recipe, dump, 0, contents, SCORED)
+        match_block(store, recipe, dump, [0])
+    run_stage(store, recipe, "d2", 0, "dedup")
+    with store.open_parquet(table_key("d2", "dedup", fingerprint(recipe, "dedup"), 0)) as table:
+        assert table.read(["duplicate_kind"])["duplicate_kind"].to_pylist() == ["embedding", None]
 
 
 @given(

@@ -45,6 +45,10 @@ def test_overrides_nested_and_dotted() -> None:
         ({"gates.too_small.column": "min_sid"}, "unknown column 'min_sid'"),
         ({"stages.leakage": None}, "leaves that stage out: add stages.leakage or drop the gate"),
         (
+            {"stages.score": None, "gates.similarity_low": []},
+            "recipe demo: stages.dedup reads similarity, which stage 'score' measures",
+        ),
+        (
             {"stages.leakage.embedding_cosine": 0.9, "stages.leakage.embedding_space": "ViT-L-14/openai"},
             "stages.score.english gives 'embedded': cosines of different models mean nothing",
         ),

@@ -37,6 +37,22 @@ def test_a_block_half_done(world: World) -> None:
     found = funnel(world.store, recipe, "crawl", shards)
     assert found.shards == {0: "extract", 1: ""}
     assert [c.shards_done for c in found.stages] == [1, 0, 0, 0]
+    out = io.StringIO()
+    Console(file=out, width=200).print(render(found))
+    told = " ".join(out.getvalue().split())
+    assert "0 of 5 samples kept so far; 0 of 2 shards are through" in told
+    assert "damage" not in told
+
+
+def test_damage_in_archives_is_told(world: World) -> None:
+    archive = world.crawl / "00000.warc.gz"
+    archive.write_bytes(archive.read_bytes() + archive.read_bytes()[:-20])
+    recipe, shards = world.recipe()
+    for shard in shards:
+        run_stage(world.store, recipe, "crawl", shard, "extract")
+    out = io.StringIO()
+    Console(file=out, width=200).print(render(funnel(world.store, recipe, "crawl", shards)))
+    assert "damage in the archives: archive_truncated:1" in out.getvalue()
 
 
 def test_faults_bytes_and_rates_come_from_the_tables(world: World) -> None:

@@ -49,6 +49,35 @@ def test_words_are_whole_words() -> None:
     assert miss["safety_tag"] == "safe"
 
 
+@pytest.mark.parametrize(
+    ("word", "text", "tag"),
+    [
+        ("裸体", "公园里的裸体雕像", "unsure"),  # no spaces between words: anywhere in the text
+        ("ヌード", "美しいヌード写真", "unsure"),
+        ("#nsfw", "a cat #nsfw", "unsure"),  # the mark before it ends no word
+        ("nude", "nudes", "safe"),
+        ("nue", "une femme nue, debout", "unsure"),
+    ],
+)
+def test_words_of_scripts_without_spaces_and_beside_marks(word: str, text: str, tag: str) -> None:
+    (told,) = measure(Safety(unsafe_words=(word,)), ("a" * 64, "0" * 16, text))
+    assert told["safety_tag"] == tag
+
+
+def test_an_empty_word_would_hit_every_text_and_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least 1 character"):
+        Safety(unsafe_words=("nude", " "))
+    (told,) = measure(Safety(unsafe_words=()), ("a" * 64, "0" * 16, "nsfw"))
+    assert told["safety_tag"] == "safe"
+
+
+def test_a_list_that_is_no_gzip_is_refused(tmp_path: Path) -> None:
+    listed = tmp_path / "known.txt.gz"
+    listed.write_bytes(b"no gzip")
+    with pytest.raises(ConfigError, match="known_hashes: expected a list"):
+        Safety(known_hashes=str(listed)).check()
+
+
 def test_a_bad_list_is_refused_with_its_line(tmp_path: Path) -> None:
     listed = tmp_path / "known.txt"
     listed.write_text("# fine\nnot-a-hash\n")
