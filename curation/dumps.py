@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+from fnmatch import fnmatch
 from functools import lru_cache
 
 from curation.errors import BadShardError, ConfigError
 from curation.sources.annotated import is_location, names_sets
 from curation.sources.archives import ArchiveKind, list_archives, open_archive
-from curation.sources.common_crawl import KNOWN_DUMPS, fetch_dumps
-from curation.sources.url_table import Columns, check_columns
+from curation.sources.common_crawl import KNOWN_DUMPS, fetch_dumps, is_dump
+from curation.sources.url_table import Columns, check_columns, split_location
 from curation.store import Store
 
 _LIST = "dumps.json"
@@ -38,7 +40,7 @@ def register(store: Store, dump: str, source: str, kind: ArchiveKind) -> int:
 
     A source that ends in .yaml names annotated sets (sources/annotated.py), whatever the recipe's archives are. A list
     that stands there already is kept as it is: shard 00007 is the same archive for ever. Raises ConfigError
-    when the source has none.
+    when the source has none, or is another than that of the list.
     """
     if not dump or "/" in dump or dump.startswith("."):
         raise ConfigError(f"dump {dump!r}: give a name without slashes, such as CC-MAIN-2026-05")
@@ -52,7 +54,21 @@ def register(store: Store, dump: str, source: str, kind: ArchiveKind) -> int:
         archives = list_archives(source, kind)
         content = gzip.compress(json.dumps(archives).encode(), mtime=0)
         store.write_bytes(_key(dump, kind), content, if_absent=True)
-    return len(archives_of(store, dump, kind))
+    archives = archives_of(store, dump, kind)
+    if kind != "annotated" and not is_dump(source) and source != dump and not any(_inside(source, a) for a in archives):
+        raise ConfigError(
+            f"source: the {kind} archives of dump {dump} were listed before, {archives[0]} the first of them, and none "
+            f"is in {source}: give these a dump of their own"
+        )
+    return len(archives)
+
+
+def _inside(source: str, archive: str) -> bool:
+    """Whether an archive is one that the source, a folder, file, glob or prefix, may have named."""
+    archive, _ = split_location(archive)
+    if "://" not in source:
+        source, archive = os.path.abspath(source), os.path.abspath(archive)
+    return archive.startswith(source) or fnmatch(archive, source)
 
 
 def check_table(store: Store, dump: str, columns: Columns) -> None:

@@ -1,6 +1,8 @@
 """The stage loop on a real archive and a real loopback web: extract, download, safety, leakage."""
 
 import hashlib
+import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -109,6 +111,16 @@ def test_a_dump_keeps_its_list_of_archives(world: World) -> None:
     recipe, shards = world.recipe()
     assert shards == [0, 1]
     assert world.run(recipe, 1)["extract"].rows == 5
+
+
+def test_another_source_under_the_name_of_a_dump_is_refused(world: World, tmp_path: Path) -> None:
+    world.recipe()
+    recipe = load_recipe(str(world.recipe_file))
+    for same in ("", f"{world.crawl}/", f"{world.crawl}/*.warc.gz", os.path.relpath(world.crawl)):
+        assert plan(world.store, recipe, "crawl", same).shards == [0, 1]
+    shutil.copytree(world.crawl, tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"none is in .*other: give these a dump of their own"):
+        plan(world.store, recipe, "crawl", str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(

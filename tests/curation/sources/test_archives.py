@@ -78,6 +78,12 @@ def test_folders_files_and_globs(tmp_path: Path) -> None:
             list_archives(nothing, "warc")
 
 
+def test_a_folder_of_the_other_kind_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "00000.warc.wat.gz").touch()
+    with pytest.raises(ConfigError, match=r"no warc in .*, but wat: set stages\.extract\.archive=wat"):
+        list_archives(str(tmp_path), "warc")
+
+
 def test_common_crawl_id(monkeypatch: pytest.MonkeyPatch) -> None:
     paths = "crawl-data/CC-MAIN-2026-05/b.warc.wat.gz\ncrawl-data/CC-MAIN-2026-05/a.warc.wat.gz\n"
 
