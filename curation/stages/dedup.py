@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from curation.images.phash import plain
 from curation.joins.best_first import Near, keep_best, near
 from curation.joins.cosine import centroids, nearest, pairs_above
 from curation.joins.hamming import pairs_within
@@ -40,7 +41,8 @@ class Dedup(Join):
     """
 
     name: ClassVar[str] = "dedup"
-    version: ClassVar[int] = 3  # 2: the same URL is a duplicate; embeddings; 3: of equally near known ones the newest
+    # 2: the same URL is a duplicate; embeddings; 3: of equally near known ones the newest; 4: plain looks apart
+    version: ClassVar[int] = 4
     resource: ClassVar[Resource] = "cpu"
     outcome: ClassVar[pa.Schema] = _OUTCOME
 
@@ -52,7 +54,8 @@ class Dedup(Join):
     min_spread: float = Field(
         4.0,
         ge=0,
-        description="pictures flatter than this (phash_spread) are compared by bytes only: their bits are noise",
+        description="pictures flatter than this (phash_spread) are compared by bytes only: their bits are noise; so "
+        "are stripes and mirrored patterns, whose bits are few",
     )
     embedding_cosine: float | None = Field(
         None,
@@ -84,9 +87,10 @@ class Dedup(Join):
         return pa.schema(fields)
 
     def emit(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Keys of the samples of a batch that has the columns of `reads`. look is null for a picture too flat."""
-        flat = pc.less(pc.fill_null(batch.column("phash_spread"), 0.0), self.min_spread)
+        """Keys of the samples of a batch that has the columns of `reads`. look is null for a picture too plain."""
         looks = np.array([int(h or "0", 16) for h in batch.column("phash").to_pylist()], np.uint64)
+        flat = pc.less(pc.fill_null(batch.column("phash_spread"), 0.0), self.min_spread)
+        flat = pc.or_(flat, pa.array(plain(looks)))
         side = {n: batch.column(f"original_{n}").cast(pa.int64()) for n in ("width", "height")}
         columns = {
             "pair": pa.array([bytes.fromhex(i) for i in batch.column("sample_id").to_pylist()], _ID),

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from curation.errors import ConfigError
+from curation.images.phash import plain
 from curation.joins.cosine import most_alike
 from curation.joins.hamming import pairs_within
 from curation.models.descriptor import IMAGENET_MEAN, IMAGENET_STD, Descriptor
@@ -32,12 +33,13 @@ class Leakage(Stage):
     """
 
     name: ClassVar[str] = "leakage"
-    version: ClassVar[int] = 2  # 2: embeddings and texts; of equally near pictures the first item
+    # 2: embeddings and texts; of equally near pictures the first item; 3: plain looks apart
+    version: ClassVar[int] = 3
     resource: ClassVar[Resource] = "cpu"
 
     evalsets: Annotated[tuple[str, ...], Pin("evalset")] = Field((), description="evaluation sets in the store")
     phash_radius: int = Field(6, ge=0, le=12, description="bits of 64 by which two pictures' pHash may differ")
-    min_spread: float = Field(4.0, ge=0, description="flatter pictures are compared by bytes only")
+    min_spread: float = Field(4.0, ge=0, description="flatter pictures, stripes and the like by bytes only")
     embedding_cosine: float | None = Field(
         None,
         gt=0,
@@ -139,6 +141,13 @@ class Leakage(Stage):
         return Descriptor(self.descriptor, self.descriptor_side_px, self.descriptor_mean, self.descriptor_std)
 
 
+def _told_apart(phash: pa.ChunkedArray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the rows whose hash tells their picture from unlike ones, and the hashes: int64 (m,), uint64 (m,)."""
+    hashes = np.array([int(h, 16) for h in phash.take(pa.array(rows)).to_pylist()], np.uint64)
+    useful = ~plain(hashes)
+    return rows[useful], hashes[useful]
+
+
 class _Items:
     """Items of all sets, in arrays that a million of them fit into a few hundred MB of."""
 
@@ -154,8 +163,7 @@ class _Items:
         self._shas, self._sha_prefix = shas, prefix[self._sha_rows]
         spread = np.nan_to_num(table["phash_spread"].to_numpy(), nan=-1.0)
         self._hash_rows = np.flatnonzero(spread >= min_spread)
-        hashes = table["phash"].take(pa.array(self._hash_rows)).to_pylist()
-        self._hashes = np.array([int(h, 16) for h in hashes], np.uint64)
+        self._hash_rows, self._hashes = _told_apart(table["phash"], self._hash_rows)
         self._grams = self._gram_rows = np.empty(0, np.int64)
         if "ngrams" in table.column_names:
             grams = table["ngrams"].combine_chunks()
@@ -208,7 +216,7 @@ class _Items:
 
     def _near_looks(self, samples: pa.Table, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows = np.flatnonzero(samples["phash_spread"].to_numpy() >= self._min_spread)
-        hashes = np.array([int(h, 16) for h in samples["phash"].take(pa.array(rows)).to_pylist()], np.uint64)
+        rows, hashes = _told_apart(samples["phash"], rows)
         both = np.concatenate([self._hashes, hashes])
         old, new = pairs_within(both, radius, n_old=len(self._hashes), only_old=True)
         bits = np.bitwise_count(both[old] ^ both[new]).astype(float)

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from curation.images import phash_kernel  # noqa: F401  what is compiled at the first picture is not timed
-from curation.images.phash import PHASH, phash
+from curation.images.phash import PHASH, phash, plain
 
 # the pictures that come with scikit-image
 PICTURES = sorted(path for path in Path(skimage.data.__path__[0]).iterdir() if path.suffix in (".png", ".jpg", ".gif"))
@@ -61,3 +61,12 @@ def test_spread_is_zero_for_flat_pictures_and_large_for_contrast() -> None:
 
 def test_the_receipt_names_the_version_that_was_compared() -> None:
     assert "imagehash.phash-8x8/" + ".".join(imagehash.__version__.split(".")[:2]) == PHASH
+
+
+def test_stripes_say_too_little_and_photographs_enough() -> None:
+    stripes = np.repeat(np.array([200, 40, 90], np.uint8), 100)
+    across, along = (np.broadcast_to(s, (300, 300)).copy() for s in (stripes[:, None], stripes[None, :]))
+    photographs = [skimage.data.chelsea(), skimage.data.coffee(), skimage.data.camera()]
+    hashes = np.array([int(phash(one)[0], 16) for one in (across, along, *photographs)], np.uint64)
+    assert plain(hashes).tolist() == [True, True, False, False, False]
+    assert plain(hashes[:0]).tolist() == []

@@ -11,11 +11,17 @@ from hypothesis import strategies as st
 import curation.joins.best_first
 import curation.joins.pieces
 from curation.errors import BadShardError
+from curation.images.phash import phash
 from curation.stages.dedup import Dedup
 
 
 def digest(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
+
+
+def look(bits: str) -> str:
+    """Bits turned over in a pattern of 32, as many as a photograph has: distances stay, and no look is too plain."""
+    return f"{int(bits, 16) ^ 0x5555555555555555:016x}"
 
 
 def sample_id(name: str) -> str:
@@ -32,6 +38,7 @@ def keys(stage: Dedup, *rows: dict[str, Any]) -> pa.Table:
         size = {"original_width": 100, "original_height": 100, "similarity": 0.3}
         sample = {**defaults, **size, **row, "sample_id": sample_id(row["id"])}
         sample["sha256"] = digest(sample["sha256"])
+        sample["phash"] = look(sample["phash"])
         full.append({column: sample[column] for column in stage.reads.names})
         shards.append(row.get("shard", 0))
     emitted = stage.emit(pa.RecordBatch.from_pylist(full, schema=stage.reads))
@@ -83,6 +90,18 @@ def test_chains_of_look_alikes_do_not_collapse() -> None:
 def test_flat_pictures_are_compared_by_bytes_only() -> None:
     flat = [{"id": name, "phash": "8000000000000000", "phash_spread": 0.5} for name in "abc"]
     assert {kind for kind, *_ in found(Dedup(), *flat).values()} == {None}
+
+
+def test_stripes_that_are_unlike_are_no_group() -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for n in range(20):  # flags: as many bands, other colours
+        bands = rng.integers(0, 256, (3, 1, 3), np.uint8)
+        found_look, spread = phash(np.broadcast_to(bands.repeat(100, 0), (300, 450, 3)).copy())
+        rows.append({"id": f"{n:02d}", "phash": look(found_look), "phash_spread": spread})
+    assert {kind for kind, *_ in found(Dedup(min_spread=0), *rows).values()} == {None}
+    rows[1]["sha256"] = rows[0]["sha256"] = "same"
+    assert found(Dedup(), *rows)["01"] == ("sha256", "00", 2)
 
 
 def test_one_url_with_changed_bytes_is_a_duplicate_unless_told_otherwise() -> None:
