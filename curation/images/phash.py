@@ -19,7 +19,7 @@ _Weights = tuple[np.ndarray, np.ndarray, np.ndarray]
 _PLAIN_BITS = 14
 """A photograph's hash has 32 bits set: half of the coefficients lie above the median (410 of 410 pictures of Flickr8k).
 Stripes, flags and gradients along an axis have most coefficients at zero, thus at the median, and 3 to 6 bits set: of
-100 drawn at random 76 % of the pairs lie within 4 bits. Patterns mirrored both ways have 5 to 13, 7 % of their pairs."""
+100 drawn at random 76 % of the pairs lie within 4 bits. Patterns mirrored both ways: 5 to 13, 7 % of the pairs."""
 
 
 def phash(pixels: np.ndarray) -> tuple[str, float]:
