@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from curation.errors import ConfigError
+from curation.images.phash import plain
 from curation.receipt import digest
 from curation.recipe import Recipe
 from curation.runner import read_kept
@@ -69,7 +70,7 @@ class Tombstone(BaseModel):
 
 
 def targets_of(values: Iterable[tuple[str, str]], radius: int = 0) -> tuple[Target, ...]:
-    """Targets from (kind, value). Raises ConfigError that names the value."""
+    """Targets from (kind, value). Raises ConfigError for a bad value, and a look that unlike pictures share."""
     found = []
     for kind, value in values:
         try:
@@ -77,6 +78,11 @@ def targets_of(values: Iterable[tuple[str, str]], radius: int = 0) -> tuple[Targ
             found.append(Target.model_validate({"kind": kind, "value": value, "radius": bits}))
         except ValidationError as err:
             raise ConfigError(f"--{kind} {value!r}: {err.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        if bits and plain(np.array([int(found[-1].value, 16)], np.uint64))[0]:
+            raise ConfigError(
+                f"--phash {value}: stripes and the like share this look with unlike ones within {bits} bits; "
+                "name them by sha256, url or sample_id, or set the radius to 0"
+            )
     return tuple(found)
 
 

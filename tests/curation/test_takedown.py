@@ -257,9 +257,16 @@ def test_domains_by_hand() -> None:
 
 
 def test_looks_by_hand() -> None:
-    table = pa.table({"phash": ["00000000000000ff", "00000000000000fe", "ffffffffffffffff", None]})
-    found = [Matcher(targets_of([("phash", "00000000000000ff")], radius)).matches(table) for radius in (0, 1)]
+    table = pa.table({"phash": ["0f0f0f0f0f0f0fff", "0f0f0f0f0f0f0ffe", "ffffffffffffffff", None]})
+    found = [Matcher(targets_of([("phash", "0f0f0f0f0f0f0fff")], radius)).matches(table) for radius in (0, 1)]
     assert np.array(found).tolist() == [[True, False, False, False], [True, True, False, False]]
+
+
+def test_a_look_that_unlike_pictures_share_is_taken_down_by_its_own_bits_only() -> None:
+    flag = ("phash", "8080000080000080")
+    assert targets_of([flag])[0].radius == 0
+    with pytest.raises(ConfigError, match="share this look with unlike ones within 4 bits"):
+        targets_of([flag], radius=4)
 
 
 def test_the_log_tells_every_change(world: World) -> None:
