@@ -92,7 +92,8 @@ def check_index(store: Store, recipe: Recipe, stage: str) -> None:
 def of_shard(store: Store, recipe: Recipe, dump: str, shard: int, stage: str = "dedup") -> str:
     """Key of the newest generation that decides on this shard. Raises BadShardError when there is none."""
     own = fingerprint(recipe, stage)
-    for key, receipt in reversed(_generations(store, recipe, stage)):
+    for key in reversed(_numbered(store, recipe, stage)):  # a task reads no more of them than it must
+        receipt = _receipt(store.root, key)
         if receipt.dump == dump and receipt.fingerprint == own and str(shard) in receipt.inputs:
             return key
     raise BadShardError(f"expected a generation of the {stage} index with its block, found none: run match first")
@@ -157,8 +158,12 @@ def _folder(recipe: Recipe, stage: str) -> str:
 
 
 def _generations(store: Store, recipe: Recipe, stage: str) -> list[tuple[str, Receipt]]:
-    keys = [entry.key for entry in store.entries(_folder(recipe, stage))]
-    return [(key, _receipt(store.root, key)) for key in keys if key[-14:-8].isdigit()]
+    return [(key, _receipt(store.root, key)) for key in _numbered(store, recipe, stage)]
+
+
+def _numbered(store: Store, recipe: Recipe, stage: str) -> list[str]:
+    keys = (entry.key for entry in store.entries(_folder(recipe, stage)))
+    return [key for key in keys if key[-14:-8].isdigit()]
 
 
 @lru_cache(maxsize=4096)

@@ -131,6 +131,19 @@ def test_a_run_that_dies_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.Mon
     assert kept(store, recipe, {"d": {0: ["a", "a"]}}) == ["a"]
 
 
+def test_a_task_reads_only_the_generations_behind_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, recipe = Store(tmp_path), parse_recipe(RECIPE)
+    for number in range(4):
+        put(store, recipe, f"d{number}", 0, [str(number)])
+        match_block(store, recipe, f"d{number}", [0])
+    generations._receipt.cache_clear()  # as in a process of its own
+    read: list[str] = []
+    real = Store.read_receipt
+    monkeypatch.setattr(Store, "read_receipt", lambda self, key: read.append(key) or real(self, key))
+    assert of_shard(store, recipe, "d2", 0).endswith("000002.parquet")
+    assert len(read) == 2
+
+
 def test_members_of_a_group_over_all_blocks(tmp_path: Path) -> None:
     store, recipe = Store(tmp_path), parse_recipe(RECIPE)
     put(store, recipe, "d0", 0, ["a", "b"])
