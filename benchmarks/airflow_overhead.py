@@ -227,7 +227,7 @@ def main() -> None:
         with heard, server(folder, options.database, options.executor, settings) as airflow:
             airflow.start()
             client = Browser(airflow.url, ADMIN, airflow.password)
-            client.wait_until_healthy(NAME, airflow.check)
+            client.wait_until_healthy(NAME, airflow.check, patience_s=900)
             url = airflow.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
             before = database_bytes(url)
             client.trigger(NAME, RUN, {})

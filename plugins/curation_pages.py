@@ -4,6 +4,8 @@ Who may look at DAGs may look here; who may change the DAG `review` may rate; wh
 file one.
 """
 
+import sys
+from threading import Thread
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -17,6 +19,15 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 ROOT = "/curation"
+WARM = (
+    "ui.standing",
+    "ui.listing",
+    "ui.dump_reports",
+    "ui.version_reports",
+    "ui.takedowns",
+    "publish.release",
+    "review.sets",
+)
 app = FastAPI(title="curation", dependencies=[Depends(requires_access_dag(method="GET"))], openapi_url=None)
 app.include_router(dump_pages)
 
@@ -209,6 +220,18 @@ async def file_takedown(user: GetUserDep, request: Request) -> RedirectResponse:
     return RedirectResponse(f"{address('takedown')}?{urlencode({'run': run})}", status_code=303)
 
 
+def warm_up() -> None:
+    """Load what pages need, so that the first who looks doesn't wait for it."""
+    from importlib import import_module
+
+    from curation.ui.pages import load_templates
+
+    for name in WARM:
+        import_module(f"curation.ui.{name}")
+    load_templates()
+    store()
+
+
 class CurationPages(AirflowPlugin):
     """Mount the pages and show them under Browse."""
 
@@ -217,3 +240,9 @@ class CurationPages(AirflowPlugin):
     external_views = [  # noqa: RUF012
         {"name": "Curation", "href": f"{ROOT}/", "destination": "nav", "category": "browse", "url_route": "curation"}
     ]
+
+    @classmethod
+    def on_load(cls, *args: Any, **kwargs: Any) -> None:
+        """Begin to load while the API server starts; tasks load plugins too, and need no pages."""
+        if "api-server" in sys.argv:
+            Thread(target=warm_up, name="curation-warm-up", daemon=True).start()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from curation.errors import OutageError
 
-WAIT_S = 0.12  # a page waits so long for the first answer: small dumps are through by then
+WAIT_S = 0.08  # a page waits so long for the first answer: small dumps are through by then
 _KEPT = 64  # answers; each is bounded by what it counts
 _WAITING = 16
 

@@ -39,11 +39,13 @@ def threshold(dump: Dump, column: str, line: float | None) -> dict[str, Any]:
         raise ConfigError(f"recipe {dump.recipe.name} does not measure {column}; it has {', '.join(columns) or 'none'}")
 
     def count() -> Iterator[Counted]:
-        shards, n = dump.even(), 0
+        shards, values = dump.even(), None
         for n, values in enumerate(spread(dump.store, dump.recipe, dump.dump, shards, column), 1):
-            yield Counted(values, n, len(shards))
-        if not n:
+            if n < len(shards):
+                yield Counted(values, n, len(shards))
+        if values is None:
             raise ConfigError(f"{dump.dump}: no shard has {column} yet")
+        yield Counted(values, len(shards), len(shards))  # a million values are enough, be it of fewer shards
 
     gates = _gates(dump, column)
     above = not any(gate.at_most is not None for _, gate in gates) and column != "punsafe"
@@ -56,9 +58,10 @@ def threshold(dump: Dump, column: str, line: float | None) -> dict[str, Any]:
     if line is None:
         bounds = [bound for _, gate in gates for bound in _bounds(gate)]
         line = bounds[0] if bounds else float(np.median(values.value)) if len(values.value) else 0.0
-    below, over = values.beside(line)
     looked = ("url", "text", "language", column, "safety_tag", "punsafe")
     examples = {}
+    # beside a partial count stands what would not stand there later, and reading it would compete with the count
+    below, over = values.beside(line) if state.complete else ([], [])
     for side, places in (("below", below), ("above", over)):
         rows = dump.rows(places[0][0], [row for _, row in places], looked) if places else []
         examples[side] = [row | {"part": shard, "row": at} for row, (shard, at) in zip(rows, places, strict=True)]
@@ -105,14 +108,15 @@ def leakage(dump: Dump) -> Counted:
 
 
 def audit(dump: Dump) -> Counted:
-    """`Audit.to_json`, more with each shard."""
+    """`Audit.to_json`, each time of twice as many shards."""
     shards = dump.even()
 
     def count() -> Iterator[Counted]:
         found = audits.Audit(dump.recipe)
         for n, shard in enumerate(shards, 1):
             audits.audit(dump.store, dump.recipe, dump.dump, [shard], found)
-            yield Counted(found.to_json(), n, len(shards))
+            if n & (n - 1) == 0 or n == len(shards):  # told at 1, 2, 4, ...: telling costs as much as counting a shard
+                yield Counted(found.to_json(), n, len(shards))
         if not shards:
             raise ConfigError(f"{dump.dump}: no shard of recipe {dump.recipe.name} is done yet")
 

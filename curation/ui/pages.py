@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -40,6 +41,12 @@ def render(template: str, /, **values: Any) -> str:
     return _templates().get_template(f"{template}.html").render(root=ROOT, **values)
 
 
+def load_templates() -> None:
+    """Compile all templates, which is otherwise done by the first page of each kind."""
+    for name in _templates().list_templates():
+        _templates().get_template(name)
+
+
 def read_file(name: str) -> str:
     """The style sheet or the script."""
     return (resources.files("curation") / "ui" / name).read_text()
@@ -66,6 +73,7 @@ def _templates() -> jinja2.Environment:
         "size": decimal,
         "plain": plain,
         "n": lambda number: f"{number:,}",
+        "setting": lambda value: "–" if value is None else value if isinstance(value, str) else json.dumps(value),
         "percent": lambda share: "" if share is None else f"{share:.1%}",
     }
     found.tests["unsafe"] = unsafe

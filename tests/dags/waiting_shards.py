@@ -1,7 +1,7 @@
-"""Airflow's verdicts on random runs, asked in full and asked less: run by test_scheduling_plugin.py on a database of its own.
+"""Airflow's verdicts on random runs, asked in full and asked less; run by test_scheduling_plugin.py.
 
-Whatever state a run is in, a pass of the scheduler must make the same task instances ready, set the same states, add the same
-rows and judge the run the same way with plugins/curation_scheduling.py as without it.
+Whatever state a run is in, a pass of the scheduler must make the same task instances ready, set the same states, add
+the same rows and judge the run the same way with plugins/curation_scheduling.py as without it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def chained(rule: str, depth: int = 3) -> Any:
 
 @dag(schedule=None)
 def like_a_block() -> None:
-    """curate_block's shape: a mapped task, a barrier, a group, a barrier, a group with the barrier's result in each stage."""
+    """curate_block's shape: a mapped task, and two groups behind barriers, whose results each of their stages takes."""
 
     @task
     def plan() -> list[int]: ...
@@ -82,17 +82,11 @@ def like_a_block() -> None:
 
 
 @dag(schedule=None)
-def odd() -> None:
-    """What decides by more than the stage before: other rules, setups, a branch, a diamond, literal and nested groups."""
+def with_setups() -> None:
+    """A group with a setup, a teardown, a diamond and other rules."""
 
     @task
     def plan() -> list[int]: ...
-    @task.branch
-    def choose() -> str: ...
-    @task
-    def mapped_outside(shard: int) -> None: ...
-
-    shards = plan()
 
     @task_group
     def group(shard: int) -> None:
@@ -106,53 +100,74 @@ def odd() -> None:
         def right() -> None: ...
         @task
         def both() -> None: ...
+
+        first, last = begin(), both()
+        first >> [left(), right()] >> last >> end().as_teardown(setups=first)
+
+    group.expand(shard=plan())
+
+
+@dag(schedule=None)
+def with_rules() -> None:
+    """A group with a group inside, rules that need a failure or a success, and a task that looks at earlier runs."""
+
+    @task
+    def plan() -> list[int]: ...
+
+    @task_group
+    def group(shard: int) -> None:
+        @task(depends_on_past=True)
+        def one() -> None: ...
+        @task(trigger_rule="none_failed_min_one_success")
+        def three() -> None: ...
         @task(trigger_rule="one_failed")
         def alarm() -> None: ...
         @task_group
         def nested() -> None:
-            @task(depends_on_past=True)
-            def inner() -> None: ...
+            @task(trigger_rule="all_done")
+            def two() -> None: ...
+            @task
+            def after_two() -> None: ...
 
-            both_done >> inner() >> alarm()
+            two() >> after_two()
 
-        first, both_done = begin(), both()
-        first >> [left(), right()] >> both_done
-        nested()
-        both_done >> end().as_teardown(setups=first)
+        begin = one()
+        begin >> nested() >> three()
+        begin >> alarm()
 
-    @task_group
-    def chosen(shard: int) -> None:
-        @task
-        def one() -> None: ...
-        @task
-        def two() -> None: ...
-        @task(trigger_rule="none_failed_min_one_success")
-        def three() -> None: ...
-
-        one() >> two() >> three()
-
-    made = group.expand(shard=shards)
-    branch = choose()
-    literal = chosen.expand(shard=[7, 8, 9])
-    branch >> literal
-    outside = mapped_outside.expand(shard=shards)
-
-    @task_group
-    def after(shard: int) -> None:
-        @task
-        def one() -> None: ...
-        @task
-        def two() -> None: ...
-
-        last = two()
-        one() >> last
-        outside >> last
-
-    after.expand(shard=shards)
-    made >> branch
+    group.expand(shard=plan())
 
 
-DAGS = (like_a_block(), odd())
+@dag(schedule=None)
+def with_others_before() -> None:
+    """Groups whose later stages also wait for a mapped task outside or for a branch; one's width is in the code."""
+
+    @task
+    def plan() -> list[int]: ...
+    @task.branch
+    def choose() -> str: ...
+    @task
+    def mapped_outside(shard: int) -> None: ...
+
+    def group_of(name: str, before: Any) -> Any:
+        @task_group(group_id=name)
+        def group(shard: int) -> None:
+            @task
+            def one() -> None: ...
+            @task
+            def two() -> None: ...
+
+            last = two()
+            [one(), before] >> last
+
+        return group
+
+    shards = plan()
+    group_of("after_mapped", mapped_outside.expand(shard=shards)).expand(shard=shards)
+    group_of("after_branch", choose()).expand(shard=[7, 8, 9])
+
+
+DAGS = (like_a_block(), with_setups(), with_rules(), with_others_before())
 
 
 def saved(one: DAG) -> Any:
@@ -180,7 +195,9 @@ def asking(less: bool) -> Iterator[None]:
 
 
 def rows(run_id: str, session: Any) -> dict[tuple[str, int], Any]:
-    found = select(TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state).where(TaskInstance.run_id == run_id)
+    found = select(TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state).where(
+        TaskInstance.run_id == run_id
+    )
     return {(name, index): state for name, index, state in session.execute(found)}
 
 
@@ -207,6 +224,11 @@ def made(serialized: Any, session: Any) -> str:
     return run_id
 
 
+def width(dag_id: str, run_id: str, length: int) -> TaskMap:
+    """What the task `plan` tells of its result: how many instances what is mapped over it has."""
+    return TaskMap(dag_id=dag_id, task_id="plan", run_id=run_id, map_index=-1, length=length, keys=None)
+
+
 def compared(serialized: Any, run_id: str, session: Any) -> tuple[Any, ...]:
     """Verdict of a pass, the same asked in full and asked less; what it did is done once."""
     session.commit()
@@ -226,14 +248,16 @@ STATES = st.sampled_from([None] * 8 + [TaskInstanceState.SUCCESS] * 8 + [TaskIns
 @settings(deadline=None, max_examples=int(sys.argv[1]), suppress_health_check=list(HealthCheck))
 @given(st.data())
 def any_state(data: st.DataObject) -> None:
-    """Any states whatever, rows that are absent or left over from another width, and a plan that has or hasn't told its width."""
+    """Any states whatever, rows that are absent or left over, and a plan that has told its width or hasn't."""
     serialized = data.draw(st.sampled_from(SERIALIZED))
     with create_session() as session:
         run_id = made(serialized, session)
         version = session.scalar(select(DagVersion.id).where(DagVersion.dag_id == serialized.dag_id))
         told = data.draw(st.sampled_from([None, 0, *[WIDTH] * 6, WIDTH + 1]))
         if told is not None:
-            session.add(TaskMap(dag_id=serialized.dag_id, task_id="plan", run_id=run_id, map_index=-1, length=told, keys=None))
+            session.add(
+                TaskMap(dag_id=serialized.dag_id, task_id="plan", run_id=run_id, map_index=-1, length=told, keys=None)
+            )
         session.execute(delete(TaskInstance).where(TaskInstance.run_id == run_id))
         for one in serialized.tasks:
             indexes = [-1]
@@ -259,22 +283,25 @@ def whole_run(data: st.DataObject) -> None:
     serialized = data.draw(st.sampled_from(SERIALIZED))
     ends = st.sampled_from([TaskInstanceState.SUCCESS] * 6 + [TaskInstanceState.FAILED, TaskInstanceState.SKIPPED])
     with create_session() as session:
+        session.execute(delete(DagRun))  # what looks back sees no earlier run
         run_id = made(serialized, session)
-        for _ in range(60):
+        for _ in range(80):
             ready, _, state = compared(serialized, run_id, session)
             if state != DagRunState.RUNNING:
                 return
             for one in session.scalars(select(TaskInstance).where(TaskInstance.run_id == run_id)).all():
                 key = one.task_id, one.map_index
-                if key in ready:
-                    one.state = TaskInstanceState.RUNNING
-                elif one.state == TaskInstanceState.UP_FOR_RETRY:
+                if key in ready or one.state == TaskInstanceState.UP_FOR_RETRY:
                     one.state = TaskInstanceState.RUNNING
                 elif one.state == TaskInstanceState.RUNNING and data.draw(st.integers(0, 2)):
                     one.state, one.end_date = data.draw(ends), datetime.now(UTC)
                     if one.task_id == "plan" and session.get(TaskMap, (one.dag_id, "plan", run_id, -1)) is None:
                         length = data.draw(st.sampled_from([WIDTH, WIDTH, WIDTH, 0]))
-                        session.add(TaskMap(dag_id=one.dag_id, task_id="plan", run_id=run_id, map_index=-1, length=length, keys=None))
+                        session.add(
+                            TaskMap(
+                                dag_id=one.dag_id, task_id="plan", run_id=run_id, map_index=-1, length=length, keys=None
+                            )
+                        )
                 elif one.state in State.finished and one.task_id != "plan" and not data.draw(st.integers(0, 60)):
                     one.state = None
         raise AssertionError(f"{run_id} of {serialized.dag_id} never ended: {rows(run_id, session)}")

@@ -40,6 +40,8 @@ ROOT = Path(__file__).resolve().parents[2]
 USERS = {"admin": "admin", "viewer": "viewer"}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 N_PICTURES = 12
+LEAKED, REPEATED = "A picture that an evaluation set has too", "The first picture once more under another name"
+EVALSET = "seen-before"
 HOSTILE = "<script>document.title='taken over'</script><img src=x onerror=alert(1)> A red boat \u202efdp.exe\u202c"
 LIMIT_S = 400  # of a page or a run, beside other tests
 
@@ -78,13 +80,13 @@ def web() -> Iterator[int]:
     from skimage import data
 
     pictures = []
-    for number, (name, turn) in enumerate(
-        (n, t) for n in ("astronaut", "chelsea", "coffee", "rocket") for t in range(3)
-    ):
+    turned = [(name, turn) for name in ("astronaut", "chelsea", "coffee", "rocket") for turn in range(3)]
+    assert len(turned) == N_PICTURES
+    for name, turn in [*turned, ("rocket", 3)]:
         out = BytesIO()
         Image.fromarray(getattr(data, name)()).rotate(90 * turn, expand=True).save(out, "JPEG", quality=80)
         pictures.append(out.getvalue())
-        assert number < N_PICTURES
+    pictures.append(pictures[0])
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("W", (Web,), {"pictures": pictures}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_port
@@ -94,13 +96,15 @@ def web() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, web: int) -> Iterator[World]:
+    """A crawl of a page with 12 pictures, one that an evaluation set has too and the first once more; two versions."""
     from warcio.statusandheaders import StatusAndHeaders
     from warcio.warcwriter import WARCWriter
 
     folder = tmp_path_factory.mktemp("browser")
     crawl = folder / "crawl"
     crawl.mkdir()
-    texts = [f"A picture of a quiet scene with the number {n}" for n in range(N_PICTURES - 1)] + [HOSTILE]
+    texts = [f"A picture of a quiet scene with the number {n}" for n in range(N_PICTURES - 1)]
+    texts += [HOSTILE, LEAKED, REPEATED]
     pictures = "".join(
         f'<img src="/{n}.jpg" alt="{text.replace("<", "&lt;").replace(chr(34), "&quot;")}">'
         for n, text in enumerate(texts)
@@ -113,7 +117,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, web: int) -> Iterator[World]
     lowest = dict.fromkeys(("en", "multi", "nolang"), -1)
     overrides = {
         "stages.download.connect_to": {"*.test": f"127.0.0.1:{web}"},
-        "stages.leakage.evalsets": [],
+        "stages.leakage.evalsets": [EVALSET],
         "stages.caption": None,
         "gates.similarity_low.at_least": lowest,
     }
@@ -129,12 +133,27 @@ def world(tmp_path_factory: pytest.TempPathFactory, web: int) -> Iterator[World]
     }
     with AirflowServer(home, ROOT, settings) as server:
         server.start()
-        publish_before(folder / "store", crawl, overrides)  # while Airflow comes up
+        # while Airflow comes up
+        index_leaked(folder, web)
+        for changed in ({"publish.webdataset": False}, {}):
+            publish_before(folder / "store", crawl, overrides | changed)
         client = AirflowClient(server.url, "admin", "of-admin")
         client.wait_until_healthy("curate_block", server.check, patience_s=480)
         client.set_pool("download", 1, "downloads")
         client.set_pool("index", 1, "commits")
         yield World(server, client, folder / "store", crawl, overrides)
+
+
+def index_leaked(folder: Path, web: int) -> None:
+    """The evaluation set: the one picture that the page should not have shown."""
+    from curation.evalsets import index_folder
+    from curation.store import Store
+
+    pictures = folder / "evalset"
+    pictures.mkdir()
+    with urllib.request.urlopen(f"http://127.0.0.1:{web}/{N_PICTURES}.jpg", timeout=60) as answer:
+        (pictures / "rocket.jpg").write_bytes(answer.read())
+    index_folder(Store(folder / "store"), EVALSET, pictures)
 
 
 def publish_before(root: Path, crawl: Path, overrides: dict[str, Any]) -> None:
@@ -217,23 +236,33 @@ def the_version(world: World) -> str:
     return newest(Store(world.store), "demo")
 
 
+def the_versions(world: World) -> list[str]:
+    from curation.store import Store
+    from curation.ui.browse import versions
+
+    return [one.version for one in versions(Store(world.store))]
+
+
 def test_every_page_shows_the_block(world: World, browser: Any, shots: Path) -> None:
     page = logged_in(browser, world, "admin")
     told: list[str] = []
     page.on("console", lambda message: told.append(message.text) if message.type == "error" else None)
     pages = f"{world.server.url}/curation"
     dump, version = f"{pages}/dumps/seen/demo", f"{pages}/versions/demo/{the_version(world)}"
+    old = next(one for one in the_versions(world) if not version.endswith(one))
     looked_at(page, f"{pages}/", "Cost so far")
     page.screenshot(path=shots / "overview.png")
     for place, has in {
-        dump: "of 12 samples kept",
+        dump: "12 of 14 samples kept",
         f"{dump}/samples": "quiet scene",
         f"{dump}/samples?sort=-similarity": "quiet scene",
         f"{dump}/samples?reason=too_small": "No sample",
         f"{dump}/threshold": "measured samples",
-        f"{dump}/duplicates": "largest groups first",
+        f"{dump}/duplicates": "2 members",
+        f"{dump}/leakage": "dropped: leak_sha256",
         f"{dump}/audit": "By language",
         version: "samples",
+        f"{version}/diff?old={old}": "publish.webdataset",
         f"{version}/samples": "quiet scene",
         f"{version}/card": "demo",
         f"{pages}/takedown": "none yet",
@@ -256,7 +285,15 @@ def test_every_page_shows_the_block(world: World, browser: Any, shots: Path) -> 
     assert told == []
     page.context.close()
     phone = logged_in(browser, world, "viewer", color_scheme="dark", viewport={"width": 390, "height": 844})
-    for place, has in {f"{pages}/": "Cost so far", dump: "samples kept", f"{version}/samples": "quiet scene"}.items():
+    for place, has in {
+        f"{pages}/": "Cost so far",
+        dump: "samples kept",
+        f"{dump}/duplicates": "2 members",
+        f"{dump}/leakage": "dropped: leak_sha256",
+        f"{dump}/audit": "By language",
+        f"{version}/diff?old={old}": "publish.webdataset",
+        f"{version}/samples": "quiet scene",
+    }.items():
         looked_at(phone, place, has)
         phone.wait_for_load_state("networkidle")
         name = re.sub(r"[^a-z]+", "-", place.partition("/curation/")[2]) or "overview"
