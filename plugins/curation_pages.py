@@ -19,14 +19,9 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 ROOT = "/curation"
-WARM = (
-    "ui.standing",
-    "ui.listing",
-    "ui.dump_reports",
-    "ui.version_reports",
-    "ui.takedowns",
-    "publish.release",
-    "review.sets",
+WARM = (  # these load all the rest; pyarrow loads pandas itself, in the middle of a page
+    *("curation.ui.standing", "curation.ui.listing", "curation.ui.dump_reports", "curation.ui.version_reports"),
+    *("curation.ui.takedowns", "pandas"),
 )
 app = FastAPI(title="curation", dependencies=[Depends(requires_access_dag(method="GET"))], openapi_url=None)
 app.include_router(dump_pages)
@@ -227,7 +222,7 @@ def warm_up() -> None:
     from curation.ui.pages import load_templates
 
     for name in WARM:
-        import_module(f"curation.ui.{name}")
+        import_module(name)
     load_templates()
     store()
 

@@ -240,6 +240,9 @@ def compared(serialized: Any, run_id: str, session: Any) -> tuple[Any, ...]:
     return less
 
 
+ENDS = [TaskInstanceState.SUCCESS] * 6 + [None] * 3  # None: it goes on
+ENDS += [TaskInstanceState.FAILED, TaskInstanceState.SKIPPED, TaskInstanceState.UP_FOR_RETRY]
+WIDTHS = [WIDTH, WIDTH, WIDTH, 0]
 EVERY = [None, *TaskInstanceState]
 # what is usual comes often, so that whole chains of it come up
 STATES = st.sampled_from([None] * 8 + [TaskInstanceState.SUCCESS] * 8 + [TaskInstanceState.RUNNING] * 2 + EVERY)
@@ -276,34 +279,34 @@ def any_state(data: st.DataObject) -> None:
             compared(serialized, run_id, session)
 
 
+def moved(run_id: str, ready: list[tuple[str, int]], data: st.DataObject | None, session: Any) -> None:
+    """What is ready runs; of what runs and has ended some goes on, as drawn; without data all ends well."""
+    success = TaskInstanceState.SUCCESS
+    for one in session.scalars(select(TaskInstance).where(TaskInstance.run_id == run_id)).all():
+        ends = success if data is None else data.draw(st.sampled_from(ENDS))
+        if (one.task_id, one.map_index) in ready or one.state == TaskInstanceState.UP_FOR_RETRY:
+            one.state = TaskInstanceState.RUNNING
+        elif one.state == TaskInstanceState.RUNNING and ends is not None:
+            one.state, one.end_date = ends, datetime.now(UTC)
+            if one.task_id == "plan" and ends == success and not session.get(TaskMap, (one.dag_id, "plan", run_id, -1)):
+                session.add(width(one.dag_id, run_id, WIDTH if data is None else data.draw(st.sampled_from(WIDTHS))))
+        elif data is not None and ends is None and one.state in State.finished and one.task_id != "plan":
+            one.state = None if not data.draw(st.integers(0, 20)) else one.state  # now and then one is cleared
+
+
 @settings(deadline=None, max_examples=int(sys.argv[1]) // 4, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def whole_run(data: st.DataObject) -> None:
     """From the start to the end: some of what runs ends, well or badly, now and then something is cleared."""
     serialized = data.draw(st.sampled_from(SERIALIZED))
-    ends = st.sampled_from([TaskInstanceState.SUCCESS] * 6 + [TaskInstanceState.FAILED, TaskInstanceState.SKIPPED])
     with create_session() as session:
         session.execute(delete(DagRun))  # what looks back sees no earlier run
         run_id = made(serialized, session)
-        for _ in range(80):
+        for number in range(60):
             ready, _, state = compared(serialized, run_id, session)
             if state != DagRunState.RUNNING:
                 return
-            for one in session.scalars(select(TaskInstance).where(TaskInstance.run_id == run_id)).all():
-                key = one.task_id, one.map_index
-                if key in ready or one.state == TaskInstanceState.UP_FOR_RETRY:
-                    one.state = TaskInstanceState.RUNNING
-                elif one.state == TaskInstanceState.RUNNING and data.draw(st.integers(0, 2)):
-                    one.state, one.end_date = data.draw(ends), datetime.now(UTC)
-                    if one.task_id == "plan" and session.get(TaskMap, (one.dag_id, "plan", run_id, -1)) is None:
-                        length = data.draw(st.sampled_from([WIDTH, WIDTH, WIDTH, 0]))
-                        session.add(
-                            TaskMap(
-                                dag_id=one.dag_id, task_id="plan", run_id=run_id, map_index=-1, length=length, keys=None
-                            )
-                        )
-                elif one.state in State.finished and one.task_id != "plan" and not data.draw(st.integers(0, 60)):
-                    one.state = None
+            moved(run_id, ready, data if number < 15 else None, session)  # from then on all goes well, to an end
         raise AssertionError(f"{run_id} of {serialized.dag_id} never ended: {rows(run_id, session)}")
 
 
