@@ -249,7 +249,7 @@ STATES = st.sampled_from([None] * 8 + [TaskInstanceState.SUCCESS] * 8 + [TaskIns
 
 
 def rare_states(serialized: Any) -> None:
-    """What random states seldom meet: a stage before that has no row, or a failed one left from before the expansion."""
+    """What random states seldom meet: a stage before without a row, or a failed row left from before the expansion."""
     done = {("plan", -1), *(("extract", index) for index in range(WIDTH)), ("match_pairs", -1)}
     first, second = (f"chain_none_failed_3.stage_{number}" for number in range(2))
     failed = TaskInstanceState.FAILED
