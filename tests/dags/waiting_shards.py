@@ -252,8 +252,8 @@ def rare_states(serialized: Any) -> None:
     """What random states seldom meet: a stage before without a row, or a failed row left from before the expansion."""
     done = {("plan", -1), *(("extract", index) for index in range(WIDTH)), ("match_pairs", -1)}
     first, second = (f"chain_none_failed_3.stage_{number}" for number in range(2))
-    failed = TaskInstanceState.FAILED
-    for before, found in ({(first, 1): None}, (second, 0)), ({(first, 0): None, (first, -1): failed}, None):
+    running, failed = TaskInstanceState.RUNNING, TaskInstanceState.FAILED
+    for before, found in ({(first, 1): running}, (second, 0)), ({(first, 0): running, (first, -1): failed}, None):
         with create_session() as session:
             run_id = made(serialized, session)
             version = session.scalar(select(DagVersion.id).where(DagVersion.dag_id == serialized.dag_id))
