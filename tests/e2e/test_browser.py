@@ -146,14 +146,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, web: int) -> Iterator[World]
 
 def index_leaked(folder: Path, web: int) -> None:
     """The evaluation set: the one picture that the page should not have shown."""
-    from curation.evalsets import index_folder
+    from curation.evalsets import index_evalset
     from curation.store import Store
 
     pictures = folder / "evalset"
     pictures.mkdir()
     with urllib.request.urlopen(f"http://127.0.0.1:{web}/{N_PICTURES}.jpg", timeout=60) as answer:
         (pictures / "rocket.jpg").write_bytes(answer.read())
-    index_folder(Store(folder / "store"), EVALSET, pictures)
+    index_evalset(Store(folder / "store"), EVALSET, pictures)
 
 
 def publish_before(root: Path, crawl: Path, overrides: dict[str, Any]) -> None:
