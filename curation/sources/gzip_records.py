@@ -10,7 +10,7 @@ import re
 import zlib
 from typing import NamedTuple, cast
 
-from imagecodecs import DeflateError, gzip_decode
+from imagecodecs import DeflateError, deflate_crc32, gzip_decode
 
 GZIP = b"\x1f\x8b\x08"
 MAX_MEMBER_BYTES = 8 << 20  # as stored; a longer one is a stream's matter
@@ -58,16 +58,19 @@ def inflated_member(raw: bytearray, start: int, is_all: bool, max_bytes: int) ->
     max_bytes  a member that inflates to more is not taken
     returns    None when it cannot be told to be whole; then the offset is -1 if more of the archive could help
     """
+    if raw[start + 3 : start + 4] not in (b"", b"\0"):
+        return None, 0  # a header with more fields, which decoders check more or less of
     following = raw.find(GZIP, start + _FRAME_BYTES)
     if following < 0 and not is_all:
         return None, -1 if len(raw) - start <= MAX_MEMBER_BYTES else 0
     end = following if following >= 0 else len(raw)
-    size = int.from_bytes(raw[end - 4 : end], "little")
+    checksum, size = int.from_bytes(raw[end - 8 : end - 4], "little"), int.from_bytes(raw[end - 4 : end], "little")
     if size <= min(max_bytes, _MAX_RATIO * (end - start)):
         try:
             with memoryview(raw) as view, view[start:end] as member:
                 inflated = cast(bytes, gzip_decode(cast(bytes, member)))
-            if len(inflated) == size:
+            # libdeflate has checked the member's own trailer, but says nothing of what may lie behind that
+            if len(inflated) == size and deflate_crc32(inflated) == checksum:
                 return inflated, end
         except (DeflateError, ValueError):
             pass
