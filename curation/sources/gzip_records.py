@@ -58,7 +58,7 @@ def inflated_member(raw: bytearray, start: int, is_all: bool, max_bytes: int) ->
     max_bytes  a member that inflates to more is not taken
     returns    None when it cannot be told to be whole; then the offset is -1 if more of the archive could help
     """
-    if raw[start + 3 : start + 4] not in (b"", b"\0"):
+    if raw[start + 3 : start + 4].strip(b"\0"):
         return None, 0  # a header with more fields, which decoders check more or less of
     following = raw.find(GZIP, start + _FRAME_BYTES)
     if following < 0 and not is_all:
