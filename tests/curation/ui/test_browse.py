@@ -89,7 +89,7 @@ def test_a_dump_shows_what_was_dropped_and_why_but_nothing_that_was_taken_down(w
     assert dump.rows(0, [gone["row"]], ["url"])[0]["text"] == "(taken down)"
     with pytest.raises(ConfigError, match="has no picture"):
         dump.picture(0, gone["row"])
-    with pytest.raises(ConfigError, match="none ran"):
+    with pytest.raises(ConfigError, match="no recipe ran on it"):
         open_dump(world.store, "elsewhere", "small")
     (world.crawl.parent / "store" / "dumps" / "crawl").rename(world.crawl.parent / "away")
     with pytest.raises(BadShardError, match="is gone"):
