@@ -14,7 +14,7 @@ from curation.sources.arc import is_arc
 from curation.sources.body import Head, decode_body, read_head
 from curation.sources.candidates import Page
 from curation.sources.gzip_records import GZIP, WholeRecord, inflated_member, whole_record
-from curation.sources.html import may_hold_pictures, read_html, utf8_html
+from curation.sources.html import is_too_deep, may_hold_pictures, read_html, utf8_html
 from curation.sources.members import DICTIONARY, Members, Rewound
 
 MAX_HEADER_BYTES = 64 << 10
@@ -156,7 +156,11 @@ def read_pages(
         if not may_hold_pictures(body):
             tally["pages_without_pictures"] += 1
             continue
-        yield read_html(utf8_html(body, head.charset), url, offset)
+        markup = utf8_html(body, head.charset)
+        if is_too_deep(markup):
+            _bad(tally, "too_deep")
+            continue
+        yield read_html(markup, url, offset)
 
 
 def _of_warc(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from curation.sources.body import read_head
 from curation.sources.candidates import Page
-from curation.sources.html import best_of_srcset, may_hold_pictures, utf8_html
+from curation.sources.html import best_of_srcset, is_too_deep, may_hold_pictures, utf8_html
 from curation.sources.html import read_html as read_utf8
 
 PAGE = "https://a.example/dir/page.html"
@@ -275,6 +275,19 @@ def test_nesting_costs_no_square(markup: str) -> None:
     started = time.process_time()
     assert read_html(markup, "http://a.example/", 0).pictures
     assert time.process_time() - started < 1.5
+
+
+@pytest.mark.parametrize("open_", ["<div>", "<DIV>", "<x/>", "<div></x>", "<div><p><li>", "<a href='<b>'>"])
+def test_elements_without_end_are_too_deep_however_they_are_written(open_: str) -> None:
+    assert is_too_deep((open_ * 3000).encode())
+    assert not is_too_deep((open_ * 500).encode())
+
+
+@pytest.mark.parametrize(
+    "closed", ["<div></div>", "<p>", "<li>", "<img>", "<br/>", "<tr><td>", "<!-- -->", "<DIV></div>", "</x>"]
+)
+def test_a_long_page_is_not_deep(closed: str) -> None:
+    assert not is_too_deep((closed * 30_000).encode())
 
 
 def test_the_inner_of_two_figures_captions_its_picture() -> None:

@@ -3,6 +3,7 @@
 import gzip
 import io
 import random
+import time
 from collections import Counter
 from typing import BinaryIO, cast
 
@@ -175,6 +176,19 @@ def test_pages() -> None:
     assert tally["records"] == 9
     assert tally["pages_without_pictures"] >= 1
     assert tally["records_bad_too_large"] == 1
+
+
+def test_a_page_of_elements_without_end_is_counted_and_costs_no_square() -> None:
+    data = b"".join(
+        gzip.compress(record(response("<img src=a.jpg alt='a dog'>" + each)))
+        for each in ("<div>" * 300_000, "<div>kept</div>" * 50_000)
+    )
+    tally: Counter[str] = Counter()
+    started = time.process_time()
+    pages = list(read_pages(io.BytesIO(data), "x", tally, max_record_bytes=4 * MiB, max_page_bytes=4 * MiB))
+    assert time.process_time() - started < 5
+    assert [len(page.pictures) for page in pages] == [1]
+    assert tally["records_bad_too_deep"] == tally["records_bad"] == 1
 
 
 @given(
