@@ -279,8 +279,8 @@ def test_nesting_costs_no_square(markup: str) -> None:
 
 @pytest.mark.parametrize("open_", ["<div>", "<DIV>", "<x/>", "<div></x>", "<div><p><li>", "<a href='<b>'>"])
 def test_elements_without_end_are_too_deep_however_they_are_written(open_: str) -> None:
-    assert is_too_deep((open_ * 3000).encode())
-    assert not is_too_deep((open_ * 500).encode())
+    assert is_too_deep((open_ * 30_000).encode())
+    assert not is_too_deep((open_ * 3000).encode())
 
 
 @pytest.mark.parametrize(
@@ -288,6 +288,10 @@ def test_elements_without_end_are_too_deep_however_they_are_written(open_: str) 
 )
 def test_a_long_page_is_not_deep(closed: str) -> None:
     assert not is_too_deep((closed * 30_000).encode())
+
+
+def test_a_page_that_takes_a_moment_is_read() -> None:
+    assert not is_too_deep(b"<div>" * 10_000 + b"</div>" * 10_000)
 
 
 def test_the_inner_of_two_figures_captions_its_picture() -> None:
