@@ -24,17 +24,17 @@ class Head(NamedTuple):
     charset: str
     transfer_encoding: str
     content_encoding: str
-    body_start: int  # offset of the body in the record's content, bytes
+    body_start: int  # offset of the body, bytes
 
 
-def read_head(content: bytes) -> Head | None:
-    """Head of a response at the start of a record's content; None when that is no HTTP response."""
-    status = _STATUS.match(content)
+def read_head(data: bytes, start: int, end: int) -> Head | None:
+    """Head of the response data[start:end]; None when that is no HTTP response."""
+    status = _STATUS.match(data, start, end)
     if status is None:
         return None
-    end = _BLANK_LINE.search(content)
+    blank = _BLANK_LINE.search(data, start, end)
     fields: dict[bytes, str] = {}
-    for found in _FIELD.finditer(content, 0, end.start() if end else len(content)):
+    for found in _FIELD.finditer(data, status.end(), blank.start() if blank else end):
         fields.setdefault(found[1].lower(), found[2].decode("latin-1").strip())
     kind = fields.get(b"content-type", "")
     charset = _CHARSET.search(kind)
@@ -44,7 +44,7 @@ def read_head(content: bytes) -> Head | None:
         charset[1] if charset else "",
         fields.get(b"transfer-encoding", ""),
         fields.get(b"content-encoding", ""),
-        end.end() if end else len(content),
+        blank.end() if blank else end,
     )
 
 

@@ -4,13 +4,15 @@ import re
 from collections import Counter
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from curation.text.clean import clean_text, text_class
 
 TextKind = Literal["alt", "figcaption", "title", "aria-label", "og", "json-ld"]
 DEFAULT_OPT_OUT = ("noai", "noimageai")
 
 
-class Picture(NamedTuple):
+class Picture(msgspec.Struct, frozen=True, gc=False):  # there are many: a third of a NamedTuple's time
     """One picture of a page: absolute canonical URL and what was said about it, raw, by kind."""
 
     url: str
@@ -64,7 +66,8 @@ def choose_texts(
     stands under more than boilerplate_over different pictures of the page becomes boilerplate.
     """
     chosen: list[Chosen] = []
-    for url, texts in pictures:
+    for picture in pictures:
+        url, texts = picture.url, picture.texts
         best: Chosen | None = None
         for kind in kinds if texts else ():
             if (raw := texts.get(kind)) and (text := clean_text(raw, max_chars)):

@@ -10,12 +10,12 @@ import re
 import zlib
 from typing import NamedTuple, cast
 
-from imagecodecs import DeflateError, deflate_crc32, gzip_decode
+from imagecodecs import DeflateError, deflate_crc32, deflate_decode
 
 GZIP = b"\x1f\x8b\x08"
 MAX_MEMBER_BYTES = 8 << 20  # as stored; a longer one is a stream's matter
 _MAX_RATIO = 1032  # of deflate
-_FRAME_BYTES = 18  # header and trailer of a member
+_HEADER_BYTES, _TRAILER_BYTES = 10, 8  # of a member without optional fields
 _VALUE = rb"[!-~](?:[ -~\x80-\xff]*[!-~])?"
 # Every field at most once, the four that matter in the standard's spelling: of others readers take this or that.
 _HEAD = re.compile(
@@ -26,12 +26,14 @@ _HEAD = re.compile(
 
 
 class WholeRecord(NamedTuple):
-    """A record as its member had it; "" for a field that is not there."""
+    """A record as its member had it; "" for a field that is not there. Its content is member[start:end]."""
 
     kind: str  # WARC-Type, lower case
     content_type: str
     url: str
-    content: bytes
+    member: bytes
+    start: int
+    end: int
 
 
 def whole_record(inflated: bytes) -> WholeRecord | None:
@@ -47,7 +49,9 @@ def whole_record(inflated: bytes) -> WholeRecord | None:
         kind.decode(),
         content_type.decode("utf-8", "replace"),
         url.decode("utf-8", "replace"),
-        inflated[head.end() : end],
+        inflated,
+        head.end(),
+        end,
     )
 
 
@@ -60,16 +64,16 @@ def inflated_member(raw: bytearray, start: int, is_all: bool, max_bytes: int) ->
     """
     if raw[start + 3 : start + 4].strip(b"\0"):
         return None, 0  # a header with more fields, which decoders check more or less of
-    following = raw.find(GZIP, start + _FRAME_BYTES)
+    following = raw.find(GZIP, start + _HEADER_BYTES + _TRAILER_BYTES)
     if following < 0 and not is_all:
         return None, -1 if len(raw) - start <= MAX_MEMBER_BYTES else 0
     end = following if following >= 0 else len(raw)
     checksum, size = int.from_bytes(raw[end - 8 : end - 4], "little"), int.from_bytes(raw[end - 4 : end], "little")
     if size <= min(max_bytes, _MAX_RATIO * (end - start)):
         try:
-            with memoryview(raw) as view, view[start:end] as member:
-                inflated = cast(bytes, gzip_decode(cast(bytes, member)))
-            # libdeflate has checked the member's own trailer, but says nothing of what may lie behind that
+            with memoryview(raw) as view, view[start + _HEADER_BYTES : end - _TRAILER_BYTES] as member:
+                inflated = cast(bytes, deflate_decode(cast(bytes, member), raw=True, out=size))
+            # libdeflate says nothing of what may lie behind the deflated data: the trailer must be this member's
             if len(inflated) == size and deflate_crc32(inflated) == checksum:
                 return inflated, end
         except (DeflateError, ValueError):

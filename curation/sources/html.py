@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import numpy as np
+import pyarrow as pa
+from ahocorasick_rs import BytesAhoCorasick
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 from selectolax.lexbor import LexborHTMLParser, SelectolaxError
 
@@ -19,6 +22,8 @@ from curation.sources.candidates import Page, Picture, TextKind, page_language, 
 from curation.web.urls import Base
 
 _PICTURES = (b"<img", b"og:image", b"imageobject", b"<\0i\0m\0g")
+_images = BytesAhoCorasick([b"<img"]).find_matches_as_indexes  # with one pattern: SIMD, several times bytes.find
+_FIRST_BYTES = 64 << 10
 LAZY_SRCSET = ("srcset", "data-srcset", "data-lazy-srcset")
 # what the lazy loaders in use read: lazysizes, vanilla-lazyload, WordPress plugins, jquery.lazyload
 LAZY_SRC = (
@@ -33,6 +38,7 @@ LAZY_SRC = (
 _LAZY = frozenset((*LAZY_SRCSET, *LAZY_SRC))
 _CANDIDATE = re.compile(r"[\s,]*([^\s,](?:\S*[^\s,])?)((?:\s(?:[^,(]|\([^)]*\)?)*)?)(?:,|$)")
 _DESCRIPTOR = re.compile(r"(\d+(?:\.\d+)?)([wx])")
+_MAX_SRCSET_CHARS = 20_000
 _ENOUGH_PX = 1024  # a candidate of this width serves every recipe; a larger one only costs the site
 _DENSITY_PX = 512  # what "1x" counts as beside widths: sites use one of the two, never both
 _WANTED = 'base,meta,img,source,figcaption,script[type="application/ld+json"]'
@@ -62,7 +68,7 @@ _SUPERSETS = {
 
 def may_hold_pictures(body: bytes) -> bool:
     """Whether the bytes name a picture at all; False saves the parsing."""
-    if b"<img" in body:
+    if _images(body[:_FIRST_BYTES]) or b"<img" in body:
         return True
     lower = body.lower()
     return any(mark in lower for mark in _PICTURES)
@@ -74,7 +80,7 @@ def is_too_deep(markup: bytes) -> bool:
     lexbor looks through the open elements at many a tag: 64,000 nested `div` in 320 kB took it 10 s. Taken as open is
     each start tag without an end tag of its name, which is at least the depth; those in comments and scripts count too.
     """
-    n_tags = markup.count(b"<")
+    n_tags = np.count_nonzero(np.frombuffer(markup, np.uint8) == 0x3C)  # half the time of bytes.count
     if n_tags * n_tags <= 2 * _MAX_STEPS:
         return False
     opened: Counter[bytes] = Counter()
@@ -104,6 +110,8 @@ def utf8_html(body: bytes, http_charset: str | None) -> bytes:
         if body.startswith(bom):
             return body[len(bom) :].decode(name, "replace").encode("utf-8", "replace")
     label = (http_charset or "").strip(" \"'").lower()
+    if label in ("utf-8", "utf8") and _is_utf8(body):
+        return body
     declared = map_encoding_to_html5(label, fallback_utf8=False) if label else None
     name = declared or detect_encoding(body[:_DETECT_BYTES], from_html_meta=True) or "utf-8"
     try:
@@ -115,24 +123,50 @@ def utf8_html(body: bytes, http_charset: str | None) -> bytes:
             return body.decode(codec).encode("utf-8", "replace")
         except (UnicodeDecodeError, ValueError):
             pass
+    return body if _is_utf8(body) else body.decode(codec, "replace").encode("utf-8", "replace")
+
+
+def _is_utf8(body: bytes) -> bool:
+    """Whether the bytes are UTF-8, by Arrow's SIMD: half the time of decoding them."""
+    offsets = pa.py_buffer(np.array([0, len(body)], np.int64))
     try:
-        body.decode("utf-8")
-        return body
-    except UnicodeDecodeError:
-        return body.decode(codec, "replace").encode("utf-8", "replace")
+        pa.Array.from_buffers(pa.large_string(), 1, [None, offsets, pa.py_buffer(body)]).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def best_of_srcset(srcset: str) -> str:
     """URL of the srcset candidate to fetch: the smallest that is large enough, else the largest; "" for none."""
     best, best_px = "", -1.0
-    for found in _CANDIDATE.finditer(srcset[:20_000]):
-        url = found[1]
-        descriptor = _DESCRIPTOR.search(found[2])
-        size = float(descriptor[1]) if descriptor else 1.0
-        px = size if descriptor and descriptor[2] == "w" else size * _DENSITY_PX
+    for url, size, unit in _plain_candidates(srcset) or _candidates(srcset):
+        px = size if unit == "w" else size * _DENSITY_PX
         if (px > best_px and best_px < _ENOUGH_PX) or _ENOUGH_PX <= px < best_px:
             best, best_px = url, px
     return best
+
+
+def _plain_candidates(srcset: str) -> list[tuple[str, float, str]] | None:
+    """Candidates of a srcset in which each has its descriptor and no URL has a comma; None for any other."""
+    if len(srcset) > _MAX_SRCSET_CHARS:
+        return None
+    found: list[tuple[str, float, str]] = []
+    for part in srcset.split(","):
+        words = part.split()
+        if len(words) != 2:
+            return None
+        url, descriptor = words
+        number, unit = descriptor[:-1], descriptor[-1]
+        if unit not in "wx" or not (number.isascii() and number.isdigit()):
+            return None
+        found.append((url, float(number), unit))
+    return found
+
+
+def _candidates(srcset: str) -> Iterator[tuple[str, float, str]]:
+    for found in _CANDIDATE.finditer(srcset[:_MAX_SRCSET_CHARS]):
+        descriptor = _DESCRIPTOR.search(found[2])
+        yield found[1], float(descriptor[1]) if descriptor else 1.0, descriptor[2] if descriptor else "x"
 
 
 def read_html(markup: bytes, url: str, offset: int) -> Page:

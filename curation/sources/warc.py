@@ -35,7 +35,19 @@ class Record(NamedTuple):
     kind: str  # WARC-Type, lower case
     content_type: str  # of the record, not of the response in it
     raw: Any
-    content: bytes | None = None  # where all of it was read at once; then raw is None
+    whole: WholeRecord | None = None  # where all of it was read at once; then raw is None
+
+
+class Content(NamedTuple):
+    """What a record holds: data[start:end]."""
+
+    data: bytes
+    start: int
+    end: int
+
+    def copied(self) -> bytes:
+        """The content alone."""
+        return self.data[self.start : self.end]
 
 
 def read_records(
@@ -58,7 +70,7 @@ def read_records(
     while start is not None:
         for offset, whole in source.whole_records(max_record_bytes):
             tally["records"] += 1
-            yield Record(offset, whole.url.strip("<> "), whole.kind, whole.content_type, None, whole.content)
+            yield Record(offset, whole.url.strip("<> "), whole.kind, whole.content_type, None, whole)
         last = base = start = source.position
         quirks = source.lines_end_bare()
         damage_before = tally["records_bad_damaged"]
@@ -107,14 +119,16 @@ def read_records(
     tally["bytes_read"] += members.bytes_read if members else source.end
 
 
-def read_content(record: Record, tally: Counter[str], wanted: Callable[[bytes], bool] | None = None) -> bytes | None:
+def read_content(record: Record, tally: Counter[str], wanted: Callable[[bytes], bool] | None = None) -> Content | None:
     """Content of a record, None when it is damaged (and counted) or when its first bytes are not `wanted`.
+
+    `wanted` is not asked of a record that was read at once.
 
     When it is shorter than declared, because the archive is cut or the length lies, it ends before the record that
     was read as part of it.
     """
-    if record.content is not None:
-        return record.content if wanted is None or wanted(record.content) else None
+    if record.whole is not None:
+        return Content(record.whole.member, record.whole.start, record.whole.end)
     reader = record.raw.reader
     try:
         content: bytes = reader.read(_CHUNK_BYTES)
@@ -128,8 +142,8 @@ def read_content(record: Record, tally: Counter[str], wanted: Callable[[bytes], 
         return None
     content = b"".join(parts)
     if len(content) < record.raw.content_length and (following := _PLAIN_RECORD.search(content)):
-        return content[: following.start()].rstrip(b"\r\n")
-    return content
+        content = content[: following.start()].rstrip(b"\r\n")
+    return Content(content, 0, len(content))
 
 
 def read_pages(
@@ -145,8 +159,8 @@ def read_pages(
         contents = _of_arc(rewound, tally, max_record_bytes)
     else:
         contents = _of_warc(rewound, location, tally, max_record_bytes)
-    for url, offset, head, content in contents:
-        body = decode_body(content[head.body_start :], head.transfer_encoding, head.content_encoding, max_page_bytes)
+    for url, offset, head, stored in contents:
+        body = decode_body(stored, head.transfer_encoding, head.content_encoding, max_page_bytes)
         if body is None:
             _bad(tally, "too_large")
             continue
@@ -169,25 +183,30 @@ def _of_warc(
     for record in read_records(stream, location, tally, max_record_bytes):
         if record.kind == "response":
             content = read_content(record, tally, _is_page)
-            head = read_head(content) if content is not None else None
+            head = _page_head(*content) if content is not None else None
         elif record.kind == "resource" and "html" in record.content_type:
             content = read_content(record, tally)
-            head = Head(200, "text/html", "", "", "", 0)
+            head = Head(200, "text/html", "", "", "", content.start if content else 0)
         else:
             continue
         if content is not None and head is not None:
-            yield record.url, record.offset, head, content
+            yield record.url, record.offset, head, content.data[head.body_start : content.end]
 
 
 def _of_arc(stream: Rewound, tally: Counter[str], max_record_bytes: int) -> Iterator[tuple[str, int, Head, bytes]]:
     for url, offset, content in arc.read_records(Members(stream), tally, max_record_bytes):
-        if _is_page(content) and (head := read_head(content)) is not None:
-            yield url, offset, head, content
+        if (head := _page_head(content, 0, len(content))) is not None:
+            yield url, offset, head, content[head.body_start :]
 
 
 def _is_page(content: bytes) -> bool:
-    head = read_head(content)
-    return head is not None and 200 <= head.status < 300 and (not head.media_type or "html" in head.media_type)
+    return _page_head(content, 0, len(content)) is not None
+
+
+def _page_head(data: bytes, start: int, end: int) -> Head | None:
+    head = read_head(data, start, end)
+    is_page = head is not None and 200 <= head.status < 300 and (not head.media_type or "html" in head.media_type)
+    return head if is_page else None
 
 
 class _Source:

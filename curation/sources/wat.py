@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Any, BinaryIO
 
 import msgspec
@@ -17,7 +18,7 @@ from ahocorasick_rs import BytesAhoCorasick
 
 from curation.sources.candidates import Page, Picture, TextKind, page_language, robots_directives
 from curation.sources.html import LAZY_SRC, LAZY_SRCSET, best_of_srcset
-from curation.sources.warc import read_content, read_records
+from curation.sources.warc import Content, read_content, read_records
 from curation.web.urls import Base
 
 _AMPERSAND = re.compile(r"&(?:amp|#38|#x26);", re.IGNORECASE)
@@ -86,18 +87,19 @@ def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_reco
         content = read_content(record, tally)
         if content is None:
             continue
-        if b'"HTML-Metadata"' not in content:
-            if content.lstrip()[:1] == b"{" or "json" not in record.content_type:
+        data, start, end = content
+        if data.find(b'"HTML-Metadata"', start, end) < 0:
+            if content.copied().lstrip()[:1] == b"{" or "json" not in record.content_type:
                 continue
-        elif not (marks := _marks(content)) and b'"og:image' not in content:
+        elif not (marks := _marks(data)) and data.find(b'"og:image', start, end) < 0:
             tally["pages"] += 1
             tally["pages_without_pictures"] += 1
             continue
-        elif record.url and (found := _cut_out(content, [start for _, start, _ in marks])):
+        elif record.url and (found := _cut_out(content, [mark for _, mark, _ in marks])):
             tally["pages"] += 1
             yield _page(record.url, record.offset, found)
             continue
-        document = _parsed(content)
+        document = _parsed(content.copied())
         if document is None:
             tally["records_bad"] += 1
             tally["records_bad_json"] += 1
@@ -111,25 +113,26 @@ def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_reco
         yield _page(record.url or str(envelope.header.get("WARC-Target-URI", "")), record.offset, found)
 
 
-def _cut_out(content: bytes, marks: list[int]) -> _Html | None:
+def _cut_out(content: Content, marks: list[int]) -> _Html | None:
     """What matters of a document whose marks are there; None if it is not surely of Common Crawl's form.
 
     A link is taken to end at the first brace. Where that is part of a text, the text has no end and nothing is decoded.
     """
-    if not content.endswith(b"}"):
+    data, start, end = content
+    if not data.endswith(b"}", start, end) or (marks and marks[0] < start):
         return None
     metas, stated = b"[]", b"null"
-    if (start := content.find(b'"Metas"')) >= 0 and not content.startswith(b"[]", start + 8):
-        metas = content[start + 8 : _end(content, start, b'"}]')]
-    if _bases(content):  # as a name in Head, or anywhere
-        start = max(content.find(b'"Head"'), 0)
-        end = content.find(b'"Links"', start)
-        if (start := content.find(b'"Base"', start, end if end >= 0 else len(content))) >= 0:
-            stated = content[start + 7 : _end(content, start + 8, b'"')]
-    following = [*marks, len(content)][1:]  # looked for no further, or many marks without an end cost their square
-    ends = [content.find(b"}", mark, end) + 1 for mark, end in zip(marks, following, strict=True)]
-    links = [content[mark - len(_LINK) : end] for mark, end in zip(marks, ends, strict=True)]
-    if not all(link.startswith(_LINK) for link in links):
+    if (at := data.find(b'"Metas"', start, end)) >= 0 and not data.startswith(b"[]", at + 8):
+        metas = data[at + 8 : _end(data, at, b'"}]')]
+    if _bases(data):  # as a name in Head, or anywhere
+        at = max(data.find(b'"Head"', start, end), start)
+        last = data.find(b'"Links"', at, end)
+        if (at := data.find(b'"Base"', at, last if last >= 0 else end)) >= 0:
+            stated = data[at + 7 : _end(data, at + 8, b'"')]
+    # each looked for no further than the next mark: many marks without an end would cost their square
+    ends = map(data.find, repeat(b"}"), marks, [*marks[1:], end])
+    links = [data[mark - len(_LINK) : last + 1] for mark, last in zip(marks, ends, strict=True)]
+    if not all(map(bytes.startswith, links, repeat(_LINK))):
         return None
     try:
         head = _Head(_decode_text(stated), _decode_metas(metas))
@@ -157,10 +160,8 @@ def _base(url: str, stated: str | None) -> Base:
     return Base(base.join(stated) or url) if stated else base
 
 
-def _address(found: str, base: Base, is_srcset: bool) -> str:
-    if is_srcset:
-        found = best_of_srcset(found)
-    return base.join(_AMPERSAND.sub("&", found) if "&" in found else found)
+def _unescaped(address: str) -> str:
+    return _AMPERSAND.sub("&", address) if "&" in address and ";" in address else address
 
 
 def _page(url: str, offset: int, found: _Html) -> Page:
@@ -169,18 +170,16 @@ def _page(url: str, offset: int, found: _Html) -> Page:
     pictures: list[Picture] = []
     wordless = 0
     for link in found.Links:
-        is_srcset = _PATHS.get(link.path)
-        if not link.url or is_srcset is None:
+        is_srcset, address, alt, title = _PATHS.get(link.path), link.url, link.alt, link.title
+        if not address or is_srcset is None:
             continue
-        if not (link.alt or link.title):
+        if not (alt or title):
             wordless += 1
             continue
-        if address := _address(link.url, base, is_srcset):
-            texts: dict[TextKind, str] = {}
-            if link.alt:
-                texts["alt"] = html.unescape(link.alt)
-            if link.title:
-                texts["title"] = html.unescape(link.title)
+        if address := base.join(_unescaped(best_of_srcset(address) if is_srcset else address)):
+            texts: dict[TextKind, str] = {"alt": html.unescape(alt)} if alt else {}
+            if title:
+                texts["title"] = html.unescape(title)
             pictures.append(Picture(address, texts))
     robots: frozenset[str] = frozenset()
     language: str | None = None
@@ -197,7 +196,7 @@ def _page(url: str, offset: int, found: _Html) -> Page:
         elif name in ("html@/lang", "html@/xml:lang"):
             language = language or page_language(meta.content)
     shared = share.get("og:image") or share.get("og:image:url")
-    if shared and (address := base.join(_AMPERSAND.sub("&", shared))):
+    if shared and (address := base.join(_unescaped(shared))):
         text = share.get("og:image:alt") or share.get("og:description") or share.get("og:title")
         pictures.append(Picture(address, {"og": html.unescape(text)} if text else {}))
     return Page(url, language, robots, pictures, offset, wordless)

@@ -36,8 +36,9 @@ _PORT = re.compile(r"[0-9]{1,5}")
 
 def canonical(url: str) -> str:
     """Canonical form of an absolute URL; see the module's docstring. Never raises."""
-    if _CANONICAL.fullmatch(url) and "/." not in url:
-        return url
+    plain = url[: url.index("#")] if "#" in url else url
+    if _CANONICAL.fullmatch(plain) and "/." not in plain:
+        return plain
     url = _without_junk(url)
     found = _SCHEME.match(url)
     if found is None:
@@ -90,11 +91,13 @@ class Base:
         """Canonical absolute form of a link of this page; "" for a link that is empty or only a fragment."""
         if link.startswith(("http://", "https://")):
             return canonical(link)
-        if self.origin and ":" not in link and link[:1] not in ("", "?"):
+        if link.startswith("data:") and link.isascii() and link.isprintable():
+            return link.rstrip()  # as below, in one step; so is the next
+        if self.origin and link[:1] not in ("", "?") and (link[0] == "/" or ":" not in link):
             root = self.directory if link[0] != "/" else self.scheme if link[1:2] == "/" else self.origin
             joined = root + link
             if _CANONICAL.fullmatch(joined) and "/." not in joined:
-                return joined  # as below, in one step
+                return joined
         link = _without_junk(link)
         if not link or link[0] == "#":
             return ""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from curation.errors import BadShardError
 from curation.sources.arc import is_arc, read_records
+from curation.sources.candidates import Picture
 from curation.sources.members import Members
 from curation.sources.warc import read_content, read_pages
 from curation.sources.warc import read_records as read_warc_records
@@ -67,7 +68,7 @@ def test_records_and_pages(packed: bool) -> None:
         ("http://a.example/1.html", "da", starts[1]),
         ("http://a.example/with a space", "da", starts[3]),
     ]
-    assert pages[0].pictures[0] == ("http://a.example/h.jpg", {"alt": "En brun hund"})
+    assert pages[0].pictures[0] == Picture("http://a.example/h.jpg", {"alt": "En brun hund"})
 
 
 def test_version_2_and_what_is_no_arc() -> None:
@@ -116,7 +117,7 @@ def test_zstd_frames_behind_a_dictionary(packed_dictionary: bool) -> None:
     tally: Counter[str] = Counter()
     data = front + b"".join(frames)
     found = [
-        (each.offset, read_content(each, Counter()))
+        (each.offset, content.copied() if (content := read_content(each, Counter())) else None)
         for each in read_warc_records(io.BytesIO(data), "x.warc.zst", tally, MiB)
     ]
     assert [body for _, body in found] == bodies

@@ -33,7 +33,9 @@ def read(data: bytes, limit: int = MiB) -> Found:
     found = []
     try:
         for each in read_records(io.BytesIO(data), "x", tally, limit):
-            found.append((each.offset, each.url, each.kind, each.content_type, read_content(each, tally)))
+            content = read_content(each, tally)
+            copied = content.copied() if content else None
+            found.append((each.offset, each.url, each.kind, each.content_type, copied))
     except BadShardError:
         tally["refused"] = 1
     return found, tally

@@ -10,11 +10,26 @@ from html5lib._inputstream import HTMLBinaryInputStream
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curation.sources import html
 from curation.sources.body import read_head
 from curation.sources.candidates import Page
 from curation.sources.html import best_of_srcset, is_too_deep, may_hold_pictures, utf8_html
 from curation.sources.html import read_html as read_utf8
 
+# the first and last of each length, and what may not be: too long a form, a surrogate, beyond Unicode
+UTF8 = st.sampled_from(
+    [
+        b"a",
+        b"\xc2\x80",
+        b"\xe0\xa0\x80",
+        b"\xf0\x90\x80\x80",
+        b"\xf4\x8f\xbf\xbf",
+        b"\xc1\xbf",
+        b"\xe0\x9f\xbf",
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+    ]
+)
 PAGE = "https://a.example/dir/page.html"
 
 
@@ -27,7 +42,7 @@ def decode_html(body: bytes, charset: str | None) -> str:
 
 
 def pictures(markup: str) -> dict[str, dict[str, str]]:
-    return {url: dict(texts) for url, texts in read_html(markup, PAGE, 0).pictures}
+    return {each.url: dict(each.texts) for each in read_html(markup, PAGE, 0).pictures}
 
 
 def test_kinds_of_text() -> None:
@@ -105,6 +120,28 @@ def test_language_of_xhtml() -> None:
 )
 def test_srcset(srcset: str, expected: str) -> None:
     assert best_of_srcset(srcset) == expected
+
+
+@given(
+    st.lists(st.sampled_from([*" ,.(\t\n", "a.jpg", " 300w", " 1.5x", "2x", "1024w", " 0w", "٣w"]), max_size=16).map(
+        "".join
+    )
+)
+def test_plain_srcsets_are_read_as_any(srcset: str) -> None:
+    plain = html._plain_candidates(srcset)
+    assert plain is None or plain == list(html._candidates(srcset))
+
+
+@given(
+    st.one_of(st.binary(max_size=40), st.text(max_size=20).map(str.encode), st.lists(UTF8, max_size=6).map(b"".join))
+)
+def test_utf8_is_what_python_decodes(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        assert not html._is_utf8(body)
+    else:
+        assert html._is_utf8(body)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +234,7 @@ def test_real_pages_as_the_standard_reads_them(shared: Path) -> None:
         with path.open("rb") as stream:
             for record in ArchiveIterator(stream, record_types=WarcRecordType.response, parse_http=False):
                 content = record.reader.read()
-                head = read_head(content)
+                head = read_head(content, 0, len(content))
                 if head is None or "html" not in head.media_type:
                     continue
                 body = content[head.body_start :]

@@ -41,7 +41,8 @@ PACKED = [gzip.compress(each, mtime=0) for each in PLAIN]
 def read(data: bytes, limit: int = MiB) -> tuple[list[tuple[int, int]], Counter[str]]:
     tally: Counter[str] = Counter()
     records = read_records(io.BytesIO(data), "x", tally, limit)
-    found = [(each.offset, len(read_content(each, tally) or b"")) for each in records]
+    contents = ((each.offset, read_content(each, tally)) for each in records)
+    found = [(offset, len(content.copied()) if content else 0) for offset, content in contents]
     return found, tally
 
 

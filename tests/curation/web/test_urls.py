@@ -14,6 +14,7 @@ PIECES = st.sampled_from(
         "%2e",
         "%2F",
         "%zz",
+        "data:",
         "http:",
         "https://",
         "//",
@@ -70,10 +71,13 @@ def test_canonical_http_is_idempotent_and_ascii(url: str) -> None:
     assert "#" not in once
 
 
-@given(st.from_regex(urls._CANONICAL, fullmatch=True).filter(lambda url: "/." not in url))
-def test_fast_way_agrees_with_slow_way(url: str) -> None:
+@given(
+    st.from_regex(urls._CANONICAL, fullmatch=True).filter(lambda url: "/." not in url),
+    st.one_of(st.just(""), HOSTILE.map("#".__add__)),
+)
+def test_fast_way_agrees_with_slow_way(url: str, fragment: str) -> None:
     # a blank in front sends it the slow way
-    assert canonical(" " + url) == canonical(url) == url
+    assert canonical(" " + url + fragment) == canonical(url + fragment) == url
 
 
 @given(HOSTILE)
