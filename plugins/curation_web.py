@@ -22,10 +22,12 @@ def store() -> Any:
 
 
 def answered(template: str, /, **values: Any) -> HTMLResponse:
-    """A page."""
+    """A page; one that has nothing to show yet is asked for again by the browser."""
+    from curation.ui.counting import Counted
     from curation.ui.pages import HEADERS, render
 
-    return HTMLResponse(render(template, **values), headers=HEADERS)
+    waits = any(isinstance(value, Counted) and value.value is None for value in values.values())
+    return HTMLResponse(render(template, **values), headers=HEADERS | ({"Refresh": "1"} if waits else {}))
 
 
 def found(read: Callable[[], Any]) -> Any:

@@ -39,6 +39,19 @@ late = {name.partition(".")[0] for name in set(sys.modules) - loaded}
 assert not late & {"curation", "pandas", "pyarrow", "numpy", "jinja2", "yaml", "pydantic"}, late
 """
 
+ANSWERED = """
+from types import SimpleNamespace
+from curation_web import answered
+from curation.ui.counting import Counted
+
+dump = SimpleNamespace(dump="d", recipe=SimpleNamespace(name="r"))
+waits, told = (
+    answered("leakage", dump=dump, here="/", counted=Counted(value, 0, 1)).headers
+    for value in (None, {})
+)
+assert waits["refresh"] == "1" and "refresh" not in told
+"""
+
 
 def test_the_api_server_loads_what_pages_need_before_anyone_looks(tmp_path: Path) -> None:
     environment = os.environ | {
@@ -46,5 +59,7 @@ def test_the_api_server_loads_what_pages_need_before_anyone_looks(tmp_path: Path
         "CURATION_STORE": str(tmp_path / "store"),
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "plugins"))),
     }
-    done = subprocess.run([sys.executable, "-c", LOADED + ASKED], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED + ASKED + ANSWERED], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]

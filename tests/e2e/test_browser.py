@@ -42,6 +42,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 N_PICTURES = 12
 LEAKED, REPEATED = "A picture that an evaluation set has too", "The first picture once more under another name"
 EVALSET = "seen-before"
+CAPTIONED, TEACHER = "captioned", "teacher"  # the recipe demo with its captions, beside what the form asks for
 HOSTILE = "<script>document.title='taken over'</script><img src=x onerror=alert(1)> A red boat \u202efdp.exe\u202c"
 LIMIT_S = 400  # of a page or a run, beside other tests
 
@@ -96,7 +97,10 @@ def web() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, web: int) -> Iterator[World]:
-    """A crawl of a page with 12 pictures, one that an evaluation set has too and the first once more; two versions."""
+    """A crawl of a page with 12 pictures, one that an evaluation set has too and the first once more; two versions.
+
+    Two other recipes have captioned its pictures.
+    """
     from warcio.statusandheaders import StatusAndHeaders
     from warcio.warcwriter import WARCWriter
 
@@ -137,6 +141,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, web: int) -> Iterator[World]
         index_leaked(folder, web)
         for changed in ({"publish.webdataset": False}, {}):
             publish_before(folder / "store", crawl, overrides | changed)
+        captioned = {name: value for name, value in overrides.items() if name != "stages.caption"}
+        for recipe in (CAPTIONED, TEACHER):
+            run_before(folder / "store", recipe, crawl, captioned)
         client = AirflowClient(server.url, "admin", "of-admin")
         client.wait_until_healthy("curate_block", server.check, patience_s=480)
         client.set_pool("download", 1, "downloads")
@@ -158,6 +165,10 @@ def index_leaked(folder: Path, web: int) -> None:
 
 def publish_before(root: Path, crawl: Path, overrides: dict[str, Any]) -> None:
     """The block that the form will ask for, made by the command's own code: the run finds every shard done."""
+    run_before(root, "demo", crawl, overrides)
+
+
+def run_before(root: Path, recipe: str, crawl: Path, overrides: dict[str, Any]) -> None:
     from curation.block import plan
     from curation.local import run_block
     from curation.pipeline import saved_recipe
@@ -175,7 +186,7 @@ def publish_before(root: Path, crawl: Path, overrides: dict[str, Any]) -> None:
             pass
 
     store = Store(root)
-    block = plan(store, load_recipe("demo", overrides), "seen", str(crawl))
+    block = plan(store, load_recipe("demo", overrides | {"name": recipe}), "seen", str(crawl))
     assert not run_block(store, saved_recipe(store, block.recipe_key), block, Quiet()).failed
 
 
@@ -240,7 +251,7 @@ def the_versions(world: World) -> list[str]:
     from curation.store import Store
     from curation.ui.browse import versions
 
-    return [one.version for one in versions(Store(world.store))]
+    return [one.version for one in versions(Store(world.store)) if one.recipe == "demo"]
 
 
 def test_every_page_shows_the_block(world: World, browser: Any, shots: Path) -> None:
@@ -261,6 +272,7 @@ def test_every_page_shows_the_block(world: World, browser: Any, shots: Path) -> 
         f"{dump}/duplicates": "2 members",
         f"{dump}/leakage": "dropped: leak_sha256",
         f"{dump}/audit": "By language",
+        f"{pages}/dumps/seen/{CAPTIONED}/captions?other={TEACHER}": f"<dt>{TEACHER}",
         version: "samples",
         f"{version}/diff?old={old}": "publish.webdataset",
         f"{version}/samples": "quiet scene",
@@ -291,6 +303,7 @@ def test_every_page_shows_the_block(world: World, browser: Any, shots: Path) -> 
         f"{dump}/duplicates": "2 members",
         f"{dump}/leakage": "dropped: leak_sha256",
         f"{dump}/audit": "By language",
+        f"{pages}/dumps/seen/{CAPTIONED}/captions?other={TEACHER}": f"<dt>{TEACHER}",
         f"{version}/diff?old={old}": "publish.webdataset",
         f"{version}/samples": "quiet scene",
     }.items():
