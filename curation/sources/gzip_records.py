@@ -8,14 +8,22 @@ everything that is read here.
 
 import re
 import zlib
-from typing import NamedTuple, cast
+from collections.abc import Iterator
+from struct import Struct
+from typing import cast
 
+from ahocorasick_rs import BytesAhoCorasick
 from imagecodecs import DeflateError, deflate_crc32, deflate_decode
 
+from curation.sources.record import Content, Record
+
 GZIP = b"\x1f\x8b\x08"
+_starts = BytesAhoCorasick([GZIP]).find_matches_as_indexes  # with one pattern: SIMD
 MAX_MEMBER_BYTES = 8 << 20  # as stored; a longer one is a stream's matter
 _MAX_RATIO = 1032  # of deflate
-_HEADER_BYTES, _TRAILER_BYTES = 10, 8  # of a member without optional fields
+_HEADER_BYTES = 10  # of a member without optional fields
+_TRAILER = Struct("<II")  # CRC-32 and length of what is inflated
+_FRAME_BYTES = _HEADER_BYTES + _TRAILER.size
 _VALUE = rb"[!-~](?:[ -~\x80-\xff]*[!-~])?"
 # Every field at most once, the four that matter in the standard's spelling: of others readers take this or that.
 _HEAD = re.compile(
@@ -25,18 +33,31 @@ _HEAD = re.compile(
 )
 
 
-class WholeRecord(NamedTuple):
-    """A record as its member had it; "" for a field that is not there. Its content is member[start:end]."""
+def whole_records(raw: bytes, offset: int, is_all: bool, max_bytes: int) -> Iterator[tuple[int, Record | None]]:
+    """Yield each record at the start of `raw` that is one whole member, and where in raw its member ends.
 
-    kind: str  # WARC-Type, lower case
-    content_type: str
-    url: str
-    member: bytes
-    start: int
-    end: int
+    offset     of raw in the archive
+    is_all     the archive ends where raw does
+    max_bytes  a member that inflates to more is not taken
+    returns    at the first that can't be told to be whole; before that None, if more of the archive could help
+    """
+    at = 0
+    for start in [*(first for _, first, _ in _starts(raw)), *([len(raw)] if is_all else [])]:
+        if start < at + _FRAME_BYTES:
+            continue  # inside what was read, or behind the first start
+        inflated, end = inflated_member(raw, at, start, is_all, max_bytes)
+        record = whole_record(inflated, offset + at) if inflated is not None else None
+        if record is None:
+            if inflated is None and end < 0:
+                yield at, None
+            return
+        at = end
+        yield at, record
+    if not is_all and len(raw) - at <= MAX_MEMBER_BYTES:
+        yield at, None
 
 
-def whole_record(inflated: bytes) -> WholeRecord | None:
+def whole_record(inflated: bytes, offset: int) -> Record | None:
     """The record that these bytes are, from the first to the last; None when that is not sure."""
     head = _HEAD.match(inflated)
     if head is None:
@@ -45,47 +66,42 @@ def whole_record(inflated: bytes) -> WholeRecord | None:
     end = head.end() + int(length or -1)
     if not kind or end + 4 != len(inflated) or not inflated.endswith(b"\r\n\r\n"):
         return None
-    return WholeRecord(
+    return Record(
+        offset,
+        url.decode("utf-8", "replace").strip("<> "),
         kind.decode(),
         content_type.decode("utf-8", "replace"),
-        url.decode("utf-8", "replace"),
-        inflated,
-        head.end(),
-        end,
+        None,
+        Content(inflated, head.end(), end),
     )
 
 
-def inflated_member(raw: bytearray, start: int, is_all: bool, max_bytes: int) -> tuple[bytes | None, int]:
-    """The member that starts at this offset of `raw`, inflated, and the offset of its end.
+def inflated_member(raw: bytes, start: int, end: int, is_all: bool, max_bytes: int) -> tuple[bytes | None, int]:
+    """The member from `start`, inflated, and where it ends.
 
-    is_all     the archive ends where raw does
-    max_bytes  a member that inflates to more is not taken
-    returns    None when it cannot be told to be whole; then the offset is -1 if more of the archive could help
+    end      where the next member seems to begin, or where raw and the archive end
+    returns  None when it cannot be told to be whole; then the offset is -1 if more of the archive could help
     """
-    if raw[start + 3 : start + 4].strip(b"\0"):
+    if end < start + _FRAME_BYTES or raw[start + 3]:
         return None, 0  # a header with more fields, which decoders check more or less of
-    following = raw.find(GZIP, start + _HEADER_BYTES + _TRAILER_BYTES)
-    if following < 0 and not is_all:
-        return None, -1 if len(raw) - start <= MAX_MEMBER_BYTES else 0
-    end = following if following >= 0 else len(raw)
-    checksum, size = int.from_bytes(raw[end - 8 : end - 4], "little"), int.from_bytes(raw[end - 4 : end], "little")
+    checksum, size = _TRAILER.unpack_from(raw, end - _TRAILER.size)
     if size <= min(max_bytes, _MAX_RATIO * (end - start)):
         try:
-            with memoryview(raw) as view, view[start + _HEADER_BYTES : end - _TRAILER_BYTES] as member:
-                inflated = cast(bytes, deflate_decode(cast(bytes, member), raw=True, out=size))
+            deflated = raw[start + _HEADER_BYTES : end - _TRAILER.size]
+            inflated = cast(bytes, deflate_decode(deflated, raw=True, out=size))
             # libdeflate says nothing of what may lie behind the deflated data: the trailer must be this member's
             if len(inflated) == size and deflate_crc32(inflated) == checksum:
                 return inflated, end
         except (DeflateError, ValueError):
             pass
-    return (None, 0) if following < 0 else _streamed_member(raw, start, is_all, max_bytes)
+    return (None, 0) if end == len(raw) else _streamed_member(raw, start, is_all, max_bytes)
 
 
-def _streamed_member(raw: bytearray, start: int, is_all: bool, max_bytes: int) -> tuple[bytes | None, int]:
+def _streamed_member(raw: bytes, start: int, is_all: bool, max_bytes: int) -> tuple[bytes | None, int]:
     """As inflated_member, of a member inside which the next seems to begin: once in 16 MB by chance."""
     member = zlib.decompressobj(31)
     try:
-        inflated = member.decompress(bytes(raw[start : start + MAX_MEMBER_BYTES]), max_bytes)
+        inflated = member.decompress(raw[start : start + MAX_MEMBER_BYTES], max_bytes)
     except zlib.error:
         return None, 0
     end = min(len(raw), start + MAX_MEMBER_BYTES) - len(member.unused_data)

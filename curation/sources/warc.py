@@ -4,7 +4,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from fastwarc.warc import ArchiveIterator
 
@@ -13,9 +13,10 @@ from curation.sources import arc
 from curation.sources.arc import is_arc
 from curation.sources.body import Head, decode_body, read_head
 from curation.sources.candidates import Page
-from curation.sources.gzip_records import GZIP, WholeRecord, inflated_member, whole_record
+from curation.sources.gzip_records import GZIP, whole_records
 from curation.sources.html import is_too_deep, may_hold_pictures, read_html, utf8_html
 from curation.sources.members import DICTIONARY, Members, Rewound
+from curation.sources.record import Content, Record
 
 MAX_HEADER_BYTES = 64 << 10
 _WINDOW_BYTES = 32 << 20  # raw bytes kept to look for the next record after damage
@@ -25,29 +26,6 @@ _PLAIN_RECORD = re.compile(rb"(?<=\n)WARC/[01]\.\d{1,2}\r?\n(?=[\w-]{2,40}:)")
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _CONTENT_LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,18})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _PROBE_BYTES = 4096  # compressed bytes that surely hold the first line of a record
-
-
-class Record(NamedTuple):
-    """One record whose declared length is within the limit; `raw` is fastwarc's, valid until the next is asked for."""
-
-    offset: int  # in the archive as stored, bytes
-    url: str
-    kind: str  # WARC-Type, lower case
-    content_type: str  # of the record, not of the response in it
-    raw: Any
-    whole: WholeRecord | None = None  # where all of it was read at once; then raw is None
-
-
-class Content(NamedTuple):
-    """What a record holds: data[start:end]."""
-
-    data: bytes
-    start: int
-    end: int
-
-    def copied(self) -> bytes:
-        """The content alone."""
-        return self.data[self.start : self.end]
 
 
 def read_records(
@@ -68,9 +46,9 @@ def read_records(
     source = _Source(members or rewound)
     start: int | None = 0
     while start is not None:
-        for offset, whole in source.whole_records(max_record_bytes):
+        for record in source.whole_records(max_record_bytes):
             tally["records"] += 1
-            yield Record(offset, whole.url.strip("<> "), whole.kind, whole.content_type, None, whole)
+            yield record
         last = base = start = source.position
         quirks = source.lines_end_bare()
         damage_before = tally["records_bad_damaged"]
@@ -127,8 +105,8 @@ def read_content(record: Record, tally: Counter[str], wanted: Callable[[bytes], 
     When it is shorter than declared, because the archive is cut or the length lies, it ends before the record that
     was read as part of it.
     """
-    if record.whole is not None:
-        return Content(record.whole.member, record.whole.start, record.whole.end)
+    if record.content is not None:
+        return record.content
     reader = record.raw.reader
     try:
         content: bytes = reader.read(_CHUNK_BYTES)
@@ -287,22 +265,22 @@ class _Source:
             return True
         return tail.startswith(b"WARC/") and _missing_bytes(tail, len(tail))
 
-    def whole_records(self, max_record_bytes: int) -> Iterator[tuple[int, WholeRecord]]:
-        """Offset and record of each whole gzip member from where reading goes on; ends at the first that is not."""
-        ended = False
-        while True:
-            inflated, end = None, -1
-            if self._window.startswith(GZIP, self.position - self._start):
-                inflated, end = inflated_member(self._window, self.position - self._start, ended, max_record_bytes)
-            elif self.end - self.position >= len(GZIP):
+    def whole_records(self, max_record_bytes: int) -> Iterator[Record]:
+        """Yield each record that is one whole gzip member from where reading goes on; ends at the first that is not."""
+        ended, wants_more = False, True
+        while wants_more:
+            start, wants_more = self.position, False
+            raw = bytes(self._window[start - self._start :])
+            if not raw.startswith(GZIP) and (ended or len(raw) >= len(GZIP)):
                 return
-            if inflated is not None and (record := whole_record(inflated)):
-                offset, self.position = self.position, self._start + end
-                yield offset, record
-                self.forget(self.position)
-            elif end >= 0 or ended:
-                return
-            else:
+            for end, record in whole_records(raw, start, ended, max_record_bytes):
+                self.position = start + end
+                if record is None:
+                    wants_more = True
+                else:
+                    yield record
+            self.forget(self.position)
+            if wants_more:
                 ended = not self._fill(_CHUNK_BYTES)
                 self.check()
 

@@ -18,7 +18,8 @@ from ahocorasick_rs import BytesAhoCorasick
 
 from curation.sources.candidates import Page, Picture, TextKind, page_language, robots_directives
 from curation.sources.html import LAZY_SRC, LAZY_SRCSET, best_of_srcset
-from curation.sources.warc import Content, read_content, read_records
+from curation.sources.record import Content
+from curation.sources.warc import read_content, read_records
 from curation.web.urls import Base
 
 _AMPERSAND = re.compile(r"&(?:amp|#38|#x26);", re.IGNORECASE)

@@ -1,0 +1,28 @@
+"""A record of an archive of pages, whichever reader found it."""
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+
+class Content(NamedTuple):
+    """What a record holds: data[start:end]."""
+
+    data: bytes
+    start: int
+    end: int
+
+    def copied(self) -> bytes:
+        """The content alone."""
+        return self.data[self.start : self.end]
+
+
+class Record(msgspec.Struct, gc=False):
+    """One record whose declared length is within the limit; `raw` is fastwarc's, valid until the next is asked for."""
+
+    offset: int  # in the archive as stored, bytes
+    url: str
+    kind: str  # WARC-Type, lower case
+    content_type: str  # of the record, not of the response in it
+    raw: Any
+    content: Content | None = None  # where all of it was read at once; then raw is None
