@@ -82,10 +82,12 @@ class Base:
     __slots__ = ("directory", "origin", "page", "scheme")
 
     def __init__(self, url: str) -> None:
-        self.page, _, _ = canonical(url).partition("?")
-        found = re.match(r"((https?:)//[^/?#]*)(/.*)?$", self.page)
-        self.scheme, self.origin = (found[2], found[1]) if found else ("", "")
-        self.directory = self.page[: self.page.rfind("/") + 1] if found else ""
+        page = self.page = canonical(url).partition("?")[0]
+        self.scheme = self.origin = self.directory = ""
+        if page.startswith(("http://", "https://")):
+            host = page.index("/") + 2
+            self.scheme, self.origin = page[: host - 2], page[: page.index("/", host)]
+            self.directory = page[: page.rindex("/") + 1]
 
     def join(self, link: str) -> str:
         """Canonical absolute form of a link of this page; "" for a link that is empty or only a fragment."""
