@@ -47,7 +47,7 @@ class Duplicates(NamedTuple):
 
 
 def largest_groups(store: Store, recipe: Recipe, dump: str, shards: Sequence[int]) -> Iterator[Duplicates]:
-    """The largest groups of the shards that are read so far; row groups without a duplicate are not read.
+    """The largest groups of the first 1, 2, 4, ... shards and of all; row groups without a duplicate are not read.
 
     Memory is that of the duplicates' ids: 70 bytes each.
     """
@@ -69,7 +69,8 @@ def largest_groups(store: Store, recipe: Recipe, dump: str, shards: Sequence[int
                 else:
                     samples += described.num_rows
                 first += described.num_rows
-        yield _told(found, number, samples)
+        if number & (number - 1) == 0 or number == len(shards):  # telling costs more than reading a shard
+            yield _told(found, number, samples)
 
 
 def _has_groups(row_group: object, column: int) -> bool:
@@ -87,15 +88,25 @@ def _told(found: pa.Table | None, shards: int, samples: int) -> Duplicates:
     }
     sizes = found.group_by("group_id").aggregate([("group_size", "max")])
     order = pc.sort_indices(sizes, sort_keys=[("group_size_max", "descending"), ("group_id", "ascending")])[:_GROUPS]
-    wanted = sizes.take(order).to_pylist()
-    rows = found.filter(pc.is_in(found["group_id"], pa.array([one["group_id"] for one in wanted]))).to_pylist()
+    wanted = sizes.take(order)
     members: dict[str, list[Member]] = {}
-    for row in rows:
+    for row in _first_members(found, wanted["group_id"]).to_pylist():
         member = Member(row["shard"], row["row"], row["sample_id"], row["duplicate_kind"] or "")
         members.setdefault(row["group_id"], []).append(member)
     groups = []
-    for one in wanted:
-        of_group = sorted(members[one["group_id"]], key=lambda member: (bool(member.kind), member.shard, member.row))
-        kept_here = not of_group[0].kind
-        groups.append(DuplicateGroup(one["group_id"], one["group_size_max"], of_group[:_MEMBERS], not kept_here))
+    for one in wanted.to_pylist():
+        of_group = members[one["group_id"]]
+        groups.append(DuplicateGroup(one["group_id"], one["group_size_max"], of_group, bool(of_group[0].kind)))
     return Duplicates(shards, samples, kinds, groups)
+
+
+def _first_members(found: pa.Table, groups: pa.ChunkedArray) -> pa.Table:
+    """At most _MEMBERS rows of each group: the kept one, then by shard and row."""
+    of_groups = found.append_column("group", pc.index_in(found["group_id"], value_set=groups.combine_chunks()))
+    of_groups = of_groups.filter(pc.is_valid(of_groups["group"]))
+    dropped = pc.greater(pc.binary_length(pc.fill_null(of_groups["duplicate_kind"], "")), 0)
+    group, shard, row = (of_groups[name].to_numpy() for name in ("group", "shard", "row"))
+    order = np.lexsort((row, shard, dropped.to_numpy(), group))
+    _, starts, counts = np.unique(group[order], return_index=True, return_counts=True)
+    rank = np.arange(len(order)) - np.repeat(starts, counts)
+    return of_groups.take(pa.array(order[rank < _MEMBERS]))

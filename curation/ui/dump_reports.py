@@ -76,8 +76,8 @@ def duplicates(dump: Dump) -> Counted:
 
     def count() -> Iterator[Counted]:
         state = Duplicates(0, 0, {}, [])
-        for n, state in enumerate(largest_groups(dump.store, dump.recipe, dump.dump, shards)):
-            yield Counted((state, {}), n, len(shards))
+        for state in largest_groups(dump.store, dump.recipe, dump.dump, shards):
+            yield Counted((state, {}), min(state.shards, len(shards) - 1), len(shards))  # whole when it is described
         yield Counted((state, _described(dump, state)), len(shards), len(shards))
 
     return counted(("duplicates", dump.identity), count)
