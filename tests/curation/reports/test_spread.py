@@ -42,3 +42,21 @@ def test_the_largest_group_and_its_kept_one_come_first() -> None:
     ]
     assert [(one.row, one.kind) for one in found.groups[1].members] == [(4, ""), (0, "sha256"), (2, "phash")]
     assert _told(None, 1, 0).groups == []
+
+
+def test_of_a_large_group_the_kept_one_and_the_first_by_shard_and_row_are_told() -> None:
+    kept, members = 17, 40
+    table = pa.table(
+        {
+            "sample_id": [str(n) for n in range(members)],
+            "duplicate_kind": [None if n == kept else "phash" for n in range(members)],
+            "group_id": [str(kept)] * members,
+            "group_size": [members] * members,
+            "row": [members - n for n in range(members)],
+            "shard": [n % 2 for n in range(members)],
+        }
+    )
+    (group,) = _told(table, 2, members).groups
+    by_place = sorted((n for n in range(members) if n != kept), key=lambda n: (n % 2, members - n))
+    assert [one.sample_id for one in group.members] == [str(n) for n in [kept, *by_place[:11]]]
+    assert (group.size, group.kept_elsewhere) == (members, False)
