@@ -4,8 +4,9 @@ python benchmarks/extract_archives.py /tmp/archives
 python3 -m venv /tmp/peer && /tmp/peer/bin/pip install cc2dataset==1.5.0
 python benchmarks/extract.py /tmp/archives --peer /tmp/peer/bin/python [--runs 5]
 
-Every run is a process of its own, on one core, the sides in turn. Counted is CPU time from the bytes in memory to the
-last pair, without imports; of the runs the fastest, for what else the machine does only adds. A pair is a picture's
+Every side is a process of its own; all take one pass after the other in turn, so that each sees the machine as the
+others do. Counted is CPU time from the bytes in memory to the last pair, after a first pass that warms up; told are the
+fastest pass and the median of a peer's time over ours in the same turn. A pair is a picture's
 absolute URL with its alt text. `stage` is all of extract: besides it decodes, cleans and classes texts and URLs, tells
 languages, hashes identities and writes Arrow.
 """
@@ -13,14 +14,13 @@ languages, hashes identities and writes Arrow.
 import argparse
 import io
 import json
+import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urljoin
 
 Pairs = list[tuple[str, str]]
@@ -136,21 +136,39 @@ SIDES: dict[str, Callable[[], Callable[[bytes], Pairs]]] = {
 }
 
 
-def run_side(side: str, archive: Path, out: Path) -> None:
+def run_side(side: str, archive: Path) -> None:
+    """Write the pairs of a first pass as a line, then for each line that is read the seconds of another pass."""
     run = SIDES[side]()
     data = archive.read_bytes()
-    started = time.process_time()
-    pairs = run(data)
-    seconds = time.process_time() - started
-    out.write_text(json.dumps({"seconds": seconds, "pairs": pairs}))
+    print(json.dumps(run(data)), flush=True)
+    for _ in sys.stdin:
+        started = time.process_time()
+        run(data)
+        print(time.process_time() - started, flush=True)
 
 
-def measured(side: str, archive: Path, python: str, runs: int, into: dict[str, Any]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "pairs.json"
-        subprocess.run([python, __file__, str(archive), "--side", side, "--out", str(out)], check=True)
-        found = json.loads(out.read_text())
-    into.setdefault(side, {"seconds": [], "pairs": found["pairs"]})["seconds"].append(found["seconds"])
+class Side:
+    """A side in its process."""
+
+    def __init__(self, name: str, python: str, archive: Path) -> None:
+        command = [python, __file__, str(archive), "--side", name]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.pairs: Pairs = json.loads(self._line())
+        self.seconds: list[float] = []
+
+    def _line(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline()
+
+    def go(self) -> None:
+        """One more pass."""
+        assert self._process.stdin
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        self.seconds.append(float(self._line()))
+
+    def end(self) -> None:
+        self._process.communicate()
 
 
 def compare(ours: Pairs, theirs: Pairs) -> tuple[int, int, Counter[str]]:
@@ -187,37 +205,37 @@ def _as_utf8(text: str) -> str:
 
 
 def report(archive: Path, ours: tuple[str, ...], peers: dict[str, str], runs: int) -> None:
-    found: dict[str, Any] = {}
+    found = {
+        name: Side(name, python, archive) for name, python in (dict.fromkeys(ours, sys.executable) | peers).items()
+    }
     for _ in range(runs):
-        for side in ours:
-            measured(side, archive, sys.executable, runs, found)
-        for side, python in peers.items():
-            measured(side, archive, python, runs, found)
+        for side in found.values():
+            side.go()
     size = archive.stat().st_size / 1e6
     print(f"\n{archive.name}, {size:.1f} MB, fastest of {runs} (all runs)")
-    for side, result in found.items():
-        best = min(result["seconds"])
-        spread = ", ".join(f"{seconds:.2f}" for seconds in result["seconds"])
-        print(f"  {side:12} {best:6.2f} s  {size / best:6.1f} MB/s  {len(result['pairs']):7} pairs   ({spread})")
-    best_peer = min(min(found[peer]["seconds"]) for peer in peers)
-    for side in ours:
-        print(f"  {side} is {best_peer / min(found[side]['seconds']):.2f} times the fastest peer")
+    for name, side in found.items():
+        side.end()
+        best, spread = min(side.seconds), ", ".join(f"{seconds:.2f}" for seconds in side.seconds)
+        print(f"  {name:12} {best:6.2f} s  {size / best:6.1f} MB/s  {len(side.pairs):7} pairs   ({spread})")
+    for name in ours:
+        for peer in peers:
+            turns = zip(found[name].seconds, found[peer].seconds, strict=True)
+            print(f"  {name} is {statistics.median(theirs / mine for mine, theirs in turns):.2f} times {peer}")
     for peer in peers:
-        total, shared, missing = compare(found[ours[0]]["pairs"], found[peer]["pairs"])
+        total, shared, missing = compare(found[ours[0]].pairs, found[peer].pairs)
         print(f"  of {total} distinct pairs of {peer}, {shared} are among those of {ours[0]}; not: {dict(missing)}")
-    print(f"  distinct pairs of {ours[0]}: {len(set(map(tuple, found[ours[0]]['pairs'])))}")
+    print(f"  distinct pairs of {ours[0]}: {len(set(map(tuple, found[ours[0]].pairs)))}")
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("archives", type=Path)
     arguments.add_argument("--peer", help="Python that has cc2dataset")
-    arguments.add_argument("--runs", type=int, default=5)
+    arguments.add_argument("--runs", type=int, default=9)
     arguments.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    arguments.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     given = arguments.parse_args()
     if given.side:
-        run_side(given.side, given.archives, given.out)
+        run_side(given.side, given.archives)
         return
     if given.peer:
         report(given.archives / "pages.warc.wat.gz", ("wat", "wat stage"), {"cc2dataset": given.peer}, given.runs)
