@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import cast
 
-from ahocorasick_rs import BytesAhoCorasick
 from imagecodecs import DeflateError, deflate_crc32, deflate_decode
 
 from curation.sources.record import Content, Record
 
 GZIP = b"\x1f\x8b\x08"
-_starts = BytesAhoCorasick([GZIP]).find_matches_as_indexes  # with one pattern: SIMD
 MAX_MEMBER_BYTES = 8 << 20  # as stored; a longer one is a stream's matter
 _MAX_RATIO = 1032  # of deflate
 _HEADER_BYTES = 10  # of a member without optional fields
@@ -42,10 +40,11 @@ def whole_records(raw: bytes, offset: int, is_all: bool, max_bytes: int) -> Iter
     returns    at the first that can't be told to be whole; before that None, if more of the archive could help
     """
     at = 0
-    for start in [*(first for _, first, _ in _starts(raw)), *([len(raw)] if is_all else [])]:
-        if start < at + _FRAME_BYTES:
-            continue  # inside what was read, or behind the first start
-        inflated, end = inflated_member(raw, at, start, is_all, max_bytes)
+    while at < len(raw):
+        following = raw.find(GZIP, at + _FRAME_BYTES)
+        if following < 0 and not is_all:
+            break
+        inflated, end = inflated_member(raw, at, following if following >= 0 else len(raw), is_all, max_bytes)
         record = whole_record(inflated, offset + at) if inflated is not None else None
         if record is None:
             if inflated is None and end < 0:

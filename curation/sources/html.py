@@ -10,7 +10,7 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -47,6 +47,7 @@ _OPTIONS = LexborDocumentOptions.WO_EVENTS.value  # all but the mirror of a chos
 _SAID: tuple[TextKind, ...] = ("alt", "title", "aria-label")
 _MAX_DEPTH = 64  # elements between a figure and what it shows; without a limit nested figures cost their square
 _MAX_STEPS = 200_000_000  # over open elements, 1 to 2 s; 0.9 million at most in 3,785 real pages
+_MAX_TAGS = 300_000  # 70,535 at most in 4,404 real pages
 _TAG = re.compile(rb"<(/?)([a-zA-Z][^\s/>]*)")
 # never left open: void elements, and those that the next of their kind ends
 _SHALLOW = frozenset(
@@ -77,21 +78,26 @@ def may_hold_pictures(body: bytes) -> bool:
     return any(mark in lower for mark in _PICTURES)
 
 
-def is_too_deep(markup: bytes) -> bool:
-    """Whether making the tree may take the square of the page's length: many tags among many open elements.
+def too_costly(markup: bytes) -> Literal["too_large", "too_deep"] | None:
+    """Why the page's tree is not to be made; None when it is.
+
+    too_large: each tag may be an element, and one that is handed on as a picture takes 1 KB. too_deep: making the tree
+    may take the square of the page's length, many tags among many open elements.
 
     lexbor looks through the open elements at many a tag: 64,000 nested `div` in 320 kB took it 10 s. Taken as open is
     each start tag without an end tag of its name, which is at least the depth; those in comments and scripts count too.
     """
     n_tags = np.count_nonzero(np.frombuffer(markup, np.uint8) == 0x3C)  # half the time of bytes.count
     if n_tags * n_tags <= 2 * _MAX_STEPS:
-        return False
+        return None
+    if n_tags > _MAX_TAGS:
+        return "too_large"
     opened: Counter[bytes] = Counter()
     n_open = steps = 0
     for end, name in _TAG.findall(markup):
         steps += n_open
         if steps > _MAX_STEPS:
-            return True
+            return "too_deep"
         name = name.lower()
         if name in _SHALLOW:
             continue
@@ -101,7 +107,7 @@ def is_too_deep(markup: bytes) -> bool:
         elif opened[name]:
             opened[name] -= 1
             n_open -= 1
-    return False
+    return None
 
 
 def utf8_html(body: bytes, http_charset: str | None) -> bytes:

@@ -14,7 +14,7 @@ from curation.sources.arc import is_arc
 from curation.sources.body import Head, decode_body, read_head
 from curation.sources.candidates import Page
 from curation.sources.gzip_records import GZIP, whole_records
-from curation.sources.html import is_too_deep, may_hold_pictures, read_html, utf8_html
+from curation.sources.html import may_hold_pictures, read_html, too_costly, utf8_html
 from curation.sources.members import DICTIONARY, Members, Rewound
 from curation.sources.record import Content, Record
 
@@ -149,8 +149,8 @@ def read_pages(
             tally["pages_without_pictures"] += 1
             continue
         markup = utf8_html(body, head.charset)
-        if is_too_deep(markup):
-            _bad(tally, "too_deep")
+        if cost := too_costly(markup):
+            _bad(tally, cost)
             continue
         yield read_html(markup, url, offset)
 

@@ -66,6 +66,9 @@ class _Document(msgspec.Struct, rename={"envelope": "Envelope"}, gc=False):
 
 
 _MARK = b'"IMG@'
+# a link that is handed on takes about 1 KB; a document that is shorter has no more of them
+_MAX_LINKS = 300_000
+_MANY_BYTES = _MAX_LINKS * len(_MARK)
 # with one pattern: SIMD, twice as fast as bytes.find
 _marks = BytesAhoCorasick([_MARK]).find_matches_as_indexes
 _bases = BytesAhoCorasick([b'"Base"']).find_matches_as_indexes
@@ -92,6 +95,10 @@ def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_reco
         if data.find(b'"HTML-Metadata"', start, end) < 0:
             if content.copied().lstrip()[:1] == b"{" or "json" not in record.content_type:
                 continue
+        elif end - start > _MANY_BYTES and data.count(_MARK, start, end) > _MAX_LINKS:
+            tally["records_bad"] += 1
+            tally["records_bad_too_large"] += 1
+            continue
         elif not (marks := _marks(data)) and data.find(b'"og:image', start, end) < 0:
             tally["pages"] += 1
             tally["pages_without_pictures"] += 1

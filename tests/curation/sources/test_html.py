@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from curation.sources import html
 from curation.sources.body import read_head
 from curation.sources.candidates import Page
-from curation.sources.html import best_of_srcset, is_too_deep, may_hold_pictures, utf8_html
+from curation.sources.html import best_of_srcset, may_hold_pictures, too_costly, utf8_html
 from curation.sources.html import read_html as read_utf8
 
 # the first and last of each length, and what may not be: too long a form, a surrogate, beyond Unicode
@@ -316,19 +316,24 @@ def test_nesting_costs_no_square(markup: str) -> None:
 
 @pytest.mark.parametrize("open_", ["<div>", "<DIV>", "<x/>", "<div></x>", "<div><p><li>", "<a href='<b>'>"])
 def test_elements_without_end_are_too_deep_however_they_are_written(open_: str) -> None:
-    assert is_too_deep((open_ * 30_000).encode())
-    assert not is_too_deep((open_ * 3000).encode())
+    assert too_costly((open_ * 30_000).encode()) == "too_deep"
+    assert not too_costly((open_ * 3000).encode())
 
 
 @pytest.mark.parametrize(
     "closed", ["<div></div>", "<p>", "<li>", "<img>", "<br/>", "<tr><td>", "<!-- -->", "<DIV></div>", "</x>"]
 )
 def test_a_long_page_is_not_deep(closed: str) -> None:
-    assert not is_too_deep((closed * 30_000).encode())
+    assert not too_costly((closed * 30_000).encode())
+
+
+def test_a_page_of_too_many_elements_is_too_large() -> None:
+    assert too_costly(b"<img>" * 300_001) == "too_large"
+    assert not too_costly(b"<img>" * 300_000)
 
 
 def test_a_page_that_takes_a_moment_is_read() -> None:
-    assert not is_too_deep(b"<div>" * 10_000 + b"</div>" * 10_000)
+    assert not too_costly(b"<div>" * 10_000 + b"</div>" * 10_000)
 
 
 def test_the_inner_of_two_figures_captions_its_picture() -> None:

@@ -100,6 +100,15 @@ def test_bad_records_are_counted_and_the_rest_goes_on() -> None:
     assert tally["pages_without_pictures"] == 1
 
 
+def test_a_document_of_too_many_links_is_counted_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wat, "_MAX_LINKS", 3)
+    monkeypatch.setattr(wat, "_MANY_BYTES", 15)
+    image = {"path": "IMG@/src", "url": "/a.jpg", "alt": "large"}
+    pages, tally = read(*(compact(envelope({"Links": [image] * count})) for count in (3, 4, 3)))
+    assert [len(page.pictures) for page in pages] == [3, 3]
+    assert tally["records_bad"] == tally["records_bad_too_large"] == 1
+
+
 def compact(document: Any) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
