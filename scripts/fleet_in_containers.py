@@ -1,6 +1,6 @@
 """Build docker-compose.yaml's images, start its services and pass a block through them, with podman and no registry.
 
-    apt-get install --no-install-recommends podman runc debootstrap netavark aardvark-dns
+    apt-get install --no-install-recommends podman runc debootstrap netavark aardvark-dns iptables
     pip install podman-compose
     python scripts/fleet_in_containers.py          as root; --keep 1 leaves it running, --down ends what was left
 
