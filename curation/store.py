@@ -106,7 +106,7 @@ class Store:
         with self._reading(key):
             try:
                 return Table(file, lambda: self._reading(key))
-            except BaseException:
+            except BaseException:  # an interrupt too: who asked gets no file to close
                 file.close()
                 raise
 
@@ -149,7 +149,7 @@ class Store:
             writer = TableWriter(path, schema)
             try:
                 yield writer
-            except BaseException:
+            except BaseException:  # an interrupt too: what is half written is not closed, which would show it
                 writer.discard()
                 raise
             writer.close()

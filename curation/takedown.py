@@ -265,7 +265,7 @@ def _filter_table(store: Store, key: str, path: Path, gone: set[str], quality: Q
                 dropped = Counter(receipt.dropped) + Counter({str(Verdict.TOMBSTONE): len(gone)})
                 update = {"measured": receipt.measured - len(gone), "dropped": dict(dropped)}
                 writer.set_receipt(receipt.model_copy(update=update))
-        except BaseException:
+        except BaseException:  # an interrupt too: what is half written is not closed, which would show it
             writer.discard()
             raise
         writer.close()

@@ -193,7 +193,7 @@ class Asker:
             return asked.result()
         try:
             answer = self._answer(key, picture, text)
-        except BaseException as err:
+        except BaseException as err:  # of a cancelled request too: others wait for its answer
             mine.set_exception(err)
             raise
         else:

@@ -275,7 +275,7 @@ def _table(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
     writer = TableWriter(path, schema)
     try:
         yield writer
-    except BaseException:
+    except BaseException:  # an interrupt too: what is half written is not closed, which would show it
         writer.discard()
         raise
     writer.close()

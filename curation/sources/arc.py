@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from curation.sources.members import GZIP, Members
+from curation.sources.record import count_bad
 
 _HEADER = re.compile(rb"([A-Za-z][\w+.-]*:[^\r\n]*) [\d.:a-fA-F]{3,45} \d{8,14} [^\r\n]*?(\d{1,12})\r?\n")
 _MAX_LINE_BYTES = 16 << 10
@@ -48,13 +49,13 @@ def read_records(members: Members, tally: Counter[str], max_record_bytes: int) -
         if found is None:
             if line.strip() and whole:
                 whole = False
-                _bad(tally, "damaged")
+                count_bad(tally, "damaged")
             continue
         whole = True
         tally["records"] += 1
         offset, length = members.stored_offset(text.at - len(line)), int(found[2])
         if length > max_record_bytes:
-            _bad(tally, "too_large")
+            count_bad(tally, "too_large")
             text.skip(length)
             continue
         content = text.take(length)
@@ -108,8 +109,3 @@ class _Text:
         del self._buffer[:size]
         self.at += len(part)
         return part
-
-
-def _bad(tally: Counter[str], kind: str) -> None:
-    tally["records_bad"] += 1
-    tally[f"records_bad_{kind}"] += 1

@@ -1,5 +1,6 @@
 """A record of an archive of pages, whichever reader found it."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,3 +27,9 @@ class Record(msgspec.Struct, gc=False):
     content_type: str  # of the record, not of the response in it
     raw: Any
     content: Content | None = None  # where all of it was read at once; then raw is None
+
+
+def count_bad(tally: Counter[str], kind: str) -> None:
+    """Count a record that is not read, and why."""
+    tally["records_bad"] += 1
+    tally[f"records_bad_{kind}"] += 1

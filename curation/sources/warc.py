@@ -16,7 +16,7 @@ from curation.sources.candidates import Page
 from curation.sources.gzip_records import GZIP, whole_records
 from curation.sources.html import may_hold_pictures, read_html, too_costly, utf8_html
 from curation.sources.members import DICTIONARY, Members, Rewound
-from curation.sources.record import Content, Record
+from curation.sources.record import Content, Record, count_bad
 
 MAX_HEADER_BYTES = 64 << 10
 _WINDOW_BYTES = 32 << 20  # raw bytes kept to look for the next record after damage
@@ -61,11 +61,11 @@ def read_records(
                 if raw.headers.get("Content-Length") is None:  # its header is cut or never ends
                     again = last + (quirks or not source.lines_end_bare(last))
                     if again > last:
-                        _bad(tally, "damaged")
+                        count_bad(tally, "damaged")
                     break
                 tally["records"] += 1
                 if raw.content_length > max_record_bytes:
-                    _bad(tally, "too_large")
+                    count_bad(tally, "too_large")
                     again = last + 1
                     break
                 offset = last if members is None else members.stored_offset(last)
@@ -73,13 +73,13 @@ def read_records(
                 yield Record(offset, url.strip("<> "), str(raw.record_type), content_type, raw)
         except OSError:
             source.check()
-            _bad(tally, "damaged")
+            count_bad(tally, "damaged")
             again = last + 1
         except BaseException as error:
             # fastwarc is Rust: a panic on hostile bytes arrives as a BaseException of a class that can't be imported
             if type(error).__name__ != "PanicException":
                 raise
-            _bad(tally, "damaged")
+            count_bad(tally, "damaged")
             again = last + 1
         source.check()
         damaged = tally["records_bad_damaged"] > damage_before
@@ -87,11 +87,11 @@ def read_records(
             again, damaged = last + 1, True
         start = None if again is None else source.seek_record(again)
         if damaged and start is not None and tally["records_bad_damaged"] == damage_before:
-            _bad(tally, "damaged")  # not the archive's end: a length that lies
+            count_bad(tally, "damaged")  # not the archive's end: a length that lies
     if not tally["records"]:
         raise BadShardError(f"{location}: expected a WARC, found {_described(source.head)}")
     for _ in range(members.damaged if members else 0):
-        _bad(tally, "damaged")
+        count_bad(tally, "damaged")
     if damaged or (members and members.cut):
         tally["archive_truncated"] = 1
     tally["bytes_read"] += members.bytes_read if members else source.end
@@ -116,7 +116,7 @@ def read_content(record: Record, tally: Counter[str], wanted: Callable[[bytes], 
         while part := reader.read(_CHUNK_BYTES):
             parts.append(part)
     except OSError:
-        _bad(tally, "damaged")
+        count_bad(tally, "damaged")
         return None
     content = b"".join(parts)
     if len(content) < record.raw.content_length and (following := _PLAIN_RECORD.search(content)):
@@ -140,7 +140,7 @@ def read_pages(
     for url, offset, head, stored in contents:
         body = decode_body(stored, head.transfer_encoding, head.content_encoding, max_page_bytes)
         if body is None:
-            _bad(tally, "too_large")
+            count_bad(tally, "too_large")
             continue
         if not head.media_type and body[:512].lstrip()[:1] != b"<":
             continue
@@ -150,7 +150,7 @@ def read_pages(
             continue
         markup = utf8_html(body, head.charset)
         if cost := too_costly(markup):
-            _bad(tally, cost)
+            count_bad(tally, cost)
             continue
         yield read_html(markup, url, offset)
 
@@ -343,11 +343,6 @@ def _first_inflated(data: bytes) -> bytes:
         return zlib.decompressobj(31).decompress(data, 64)
     except zlib.error:
         return b""
-
-
-def _bad(tally: Counter[str], kind: str) -> None:
-    tally["records_bad"] += 1
-    tally[f"records_bad_{kind}"] += 1
 
 
 def _described(head: bytes) -> str:

@@ -18,7 +18,7 @@ from ahocorasick_rs import BytesAhoCorasick
 
 from curation.sources.candidates import Page, Picture, TextKind, page_language, robots_directives
 from curation.sources.html import LAZY_SRC, LAZY_SRCSET, best_of_srcset
-from curation.sources.record import Content
+from curation.sources.record import Content, count_bad
 from curation.sources.warc import read_content, read_records
 from curation.web.urls import Base
 
@@ -65,13 +65,13 @@ class _Document(msgspec.Struct, rename={"envelope": "Envelope"}, gc=False):
     envelope: _Envelope | None = None
 
 
-_MARK = b'"IMG@'
+_MARK, _BASE = b'"IMG@', b'"Base"'
 # a link that is handed on takes about 1 KB; a document that is shorter has no more of them
 _MAX_LINKS = 300_000
 _MANY_BYTES = _MAX_LINKS * len(_MARK)
 # with one pattern: SIMD, twice as fast as bytes.find
 _marks = BytesAhoCorasick([_MARK]).find_matches_as_indexes
-_bases = BytesAhoCorasick([b'"Base"']).find_matches_as_indexes
+_bases = BytesAhoCorasick([_BASE]).find_matches_as_indexes
 _LINK = b'{"path":'  # before the mark
 _decode = msgspec.json.Decoder(_Document).decode
 _decode_links = msgspec.json.Decoder(list[_Link]).decode
@@ -95,9 +95,8 @@ def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_reco
         if data.find(b'"HTML-Metadata"', start, end) < 0:
             if content.copied().lstrip()[:1] == b"{" or "json" not in record.content_type:
                 continue
-        elif end - start > _MANY_BYTES and data.count(_MARK, start, end) > _MAX_LINKS:
-            tally["records_bad"] += 1
-            tally["records_bad_too_large"] += 1
+        elif end - start > _MANY_BYTES and max(data.count(mark, start, end) for mark in (_MARK, _BASE)) > _MAX_LINKS:
+            count_bad(tally, "too_large")
             continue
         elif not (marks := _marks(data)) and data.find(b'"og:image', start, end) < 0:
             tally["pages"] += 1
@@ -109,8 +108,7 @@ def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_reco
             continue
         document = _parsed(content.copied())
         if document is None:
-            tally["records_bad"] += 1
-            tally["records_bad_json"] += 1
+            count_bad(tally, "json")
             continue
         envelope = document.envelope
         payload = envelope.payload if envelope else None

@@ -180,7 +180,7 @@ class Fetcher:
                 response, location = await self._picture(url, host, share, with_body)
             except _CanNotWaitError:
                 response, location = await self._picture(url, host, share, with_body, http2=False)
-        except BaseException:
+        except BaseException:  # a cancelled request gives its room back too
             share.release()
             raise
         if response.share is None:
