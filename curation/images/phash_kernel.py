@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import types
 
-from curation.images.compiled import compiled
+from curation.compiled import compiled
 
 SIDE = 32
 _BITS = 22  # of fraction, in the weights of 8-bit samples

@@ -13,7 +13,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from curation.images.compiled import compiled
+from curation.compiled import compiled
 
 ROWS = 16  # of a block
 SLACK_BYTES = 4 * ROWS

@@ -27,7 +27,7 @@ class Head(NamedTuple):
     body_start: int  # offset of the body, bytes
 
 
-def read_head(data: bytes, start: int, end: int) -> Head | None:
+def read_head(data: bytes | bytearray, start: int, end: int) -> Head | None:
     """Head of the response data[start:end]; None when that is no HTTP response."""
     status = _STATUS.match(data, start, end)
     if status is None:

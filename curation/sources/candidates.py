@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -46,12 +47,14 @@ class Chosen(NamedTuple):
 _LANGUAGE = re.compile(r"\s*([A-Za-z]{2,3})(?:[-_][\w-]*)?\s*")
 
 
+@lru_cache(4096)
 def page_language(attribute: str | None) -> str | None:
     """Primary subtag of a lang attribute (BCP 47), lower case; None when it is none."""
     found = _LANGUAGE.fullmatch(attribute) if attribute else None
     return found[1].lower() if found else None
 
 
+@lru_cache(4096)
 def robots_directives(content: str) -> frozenset[str]:
     """Directives of a meta robots element: comma or space separated, lower case."""
     return frozenset(word for word in re.split(r"[\s,;]+", content[:1000].lower()) if word)

@@ -7,15 +7,15 @@ import msgspec
 
 
 class Content(NamedTuple):
-    """What a record holds: data[start:end]."""
+    """What a record holds: data[start:end], as it is until the next record is asked for."""
 
-    data: bytes
+    data: bytes | bytearray
     start: int
     end: int
 
     def copied(self) -> bytes:
         """The content alone."""
-        return self.data[self.start : self.end]
+        return bytes(memoryview(self.data)[self.start : self.end])
 
 
 class Record(msgspec.Struct, gc=False):

@@ -9,11 +9,11 @@ from typing import BinaryIO
 from fastwarc.warc import ArchiveIterator
 
 from curation.errors import BadShardError
-from curation.sources import arc
+from curation.sources import arc, libdeflate
 from curation.sources.arc import is_arc
 from curation.sources.body import Head, decode_body, read_head
 from curation.sources.candidates import Page
-from curation.sources.gzip_records import GZIP, whole_records
+from curation.sources.gzip_records import GZIP, MemberReader
 from curation.sources.html import may_hold_pictures, read_html, too_costly, utf8_html
 from curation.sources.members import DICTIONARY, Members, Rewound
 from curation.sources.record import Content, Record, count_bad
@@ -21,6 +21,7 @@ from curation.sources.record import Content, Record, count_bad
 MAX_HEADER_BYTES = 64 << 10
 _WINDOW_BYTES = 32 << 20  # raw bytes kept to look for the next record after damage
 _CHUNK_BYTES = 256 << 10
+_AHEAD_BYTES = 1 << 20  # at once where members are whole: the last one that is cut is inflated in vain
 _ZSTD, _LZ4 = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
 _PLAIN_RECORD = re.compile(rb"(?<=\n)WARC/[01]\.\d{1,2}\r?\n(?=[\w-]{2,40}:)")
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
@@ -29,9 +30,11 @@ _PROBE_BYTES = 4096  # compressed bytes that surely hold the first line of a rec
 
 
 def read_records(
-    stream: BinaryIO | Rewound, location: str, tally: Counter[str], max_record_bytes: int
+    stream: BinaryIO | Rewound, location: str, tally: Counter[str], max_record_bytes: int, mark: bytes = b""
 ) -> Iterator[Record]:
     """Yield the records of an archive in order; count and pass over damage.
+
+    A JSON document without the mark may be counted and left out.
 
     A record that declares more than max_record_bytes is counted (records_bad_too_large), never read. Where the archive
     is damaged (records_bad_damaged) reading goes on at the next record that can be found. When the archive ends in
@@ -44,9 +47,10 @@ def read_records(
     # fastwarc reads zstd, but for frames that need the dictionary in front of them
     members = Members(rewound) if rewound.head.startswith(DICTIONARY) else None
     source = _Source(members or rewound)
+    reader = MemberReader(max_record_bytes, mark) if libdeflate.is_there() else None
     start: int | None = 0
     while start is not None:
-        for record in source.whole_records(max_record_bytes):
+        for record in source.whole_records(reader) if reader else ():
             tally["records"] += 1
             yield record
         last = base = start = source.position
@@ -88,6 +92,8 @@ def read_records(
         start = None if again is None else source.seek_record(again)
         if damaged and start is not None and tally["records_bad_damaged"] == damage_before:
             count_bad(tally, "damaged")  # not the archive's end: a length that lies
+    if reader and reader.n_passed:
+        tally["records"] += reader.n_passed
     if not tally["records"]:
         raise BadShardError(f"{location}: expected a WARC, found {_described(source.head)}")
     for _ in range(members.damaged if members else 0):
@@ -168,7 +174,7 @@ def _of_warc(
         else:
             continue
         if content is not None and head is not None:
-            yield record.url, record.offset, head, content.data[head.body_start : content.end]
+            yield record.url, record.offset, head, content._replace(start=head.body_start).copied()
 
 
 def _of_arc(stream: Rewound, tally: Counter[str], max_record_bytes: int) -> Iterator[tuple[str, int, Head, bytes]]:
@@ -181,7 +187,7 @@ def _is_page(content: bytes) -> bool:
     return _page_head(content, 0, len(content)) is not None
 
 
-def _page_head(data: bytes, start: int, end: int) -> Head | None:
+def _page_head(data: bytes | bytearray, start: int, end: int) -> Head | None:
     head = read_head(data, start, end)
     is_page = head is not None and 200 <= head.status < 300 and (not head.media_type or "html" in head.media_type)
     return head if is_page else None
@@ -265,23 +271,18 @@ class _Source:
             return True
         return tail.startswith(b"WARC/") and _missing_bytes(tail, len(tail))
 
-    def whole_records(self, max_record_bytes: int) -> Iterator[Record]:
+    def whole_records(self, reader: MemberReader) -> Iterator[Record]:
         """Yield each record that is one whole gzip member from where reading goes on; ends at the first that is not."""
-        ended, wants_more = False, True
-        while wants_more:
-            start, wants_more = self.position, False
-            raw = bytes(self._window[start - self._start :])
-            if not raw.startswith(GZIP) and (ended or len(raw) >= len(GZIP)):
-                return
-            for end, record in whole_records(raw, start, ended, max_record_bytes):
-                self.position = start + end
-                if record is None:
-                    wants_more = True
-                else:
+        ended, reader.wants_more = False, True
+        while reader.wants_more:
+            raw = bytes(memoryview(self._window)[self.position - self._start :])
+            for position, record in reader.records(raw, self.position, ended):
+                self.position = position
+                if record is not None:
                     yield record
             self.forget(self.position)
-            if wants_more:
-                ended = not self._fill(_CHUNK_BYTES)
+            if reader.wants_more:
+                ended = not self._fill(max(_AHEAD_BYTES, len(raw)))
                 self.check()
 
     def lines_end_bare(self, offset: int | None = None) -> bool:

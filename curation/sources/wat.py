@@ -10,17 +10,28 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import repeat
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
+import numpy as np
 from ahocorasick_rs import BytesAhoCorasick
 
 from curation.sources.candidates import Page, Picture, TextKind, page_language, robots_directives
 from curation.sources.html import LAZY_SRC, LAZY_SRCSET, best_of_srcset
 from curation.sources.record import Content, count_bad
 from curation.sources.warc import read_content, read_records
-from curation.web.urls import Base
+from curation.sources.wat_kernel import (
+    ABSOLUTE,
+    JOIN,
+    LANES,
+    OF_DIRECTORY,
+    OF_ORIGIN,
+    OF_SCHEME,
+    SRCSET,
+    UNSURE,
+    cut,
+)
+from curation.web.urls import Base, is_plain
 
 _AMPERSAND = re.compile(r"&(?:amp|#38|#x26);", re.IGNORECASE)
 
@@ -65,20 +76,29 @@ class _Document(msgspec.Struct, rename={"envelope": "Envelope"}, gc=False):
     envelope: _Envelope | None = None
 
 
-_MARK, _BASE = b'"IMG@', b'"Base"'
+_HTML, _MARK, _BASE = b'"HTML-Metadata"', b'"IMG@', b'"Base"'
 # a link that is handed on takes about 1 KB; a document that is shorter has no more of them
 _MAX_LINKS = 300_000
 _MANY_BYTES = _MAX_LINKS * len(_MARK)
-# with one pattern: SIMD, twice as fast as bytes.find
-_marks = BytesAhoCorasick([_MARK]).find_matches_as_indexes
-_bases = BytesAhoCorasick([_BASE]).find_matches_as_indexes
-_LINK = b'{"path":'  # before the mark
+_bases = BytesAhoCorasick([_BASE]).find_matches_as_indexes  # with one pattern: SIMD, several times bytes.find
 _decode = msgspec.json.Decoder(_Document).decode
-_decode_links = msgspec.json.Decoder(list[_Link]).decode
-_decode_metas = msgspec.json.Decoder(list[_Meta]).decode
 _decode_text = msgspec.json.Decoder(str | None).decode
 # img elements have other attributes with addresses, of no picture: longdesc, data-href
-_PATHS = {f"IMG@/{name}": name.endswith("srcset") for name in (*LAZY_SRCSET, *LAZY_SRC, "src")}
+_NAMES = (*LAZY_SRCSET, "src", *LAZY_SRC)
+_METAS = (
+    "og:image",
+    "og:image:url",
+    "og:image:alt",
+    "og:description",
+    "og:title",
+    "robots",
+    "html@/lang",
+    "html@/xml:lang",
+)
+_PATHS = {f"IMG@/{name}": name in LAZY_SRCSET for name in _NAMES}
+_ENDED_NAMES, _ENDED_METAS = (
+    np.frombuffer("".join(f'{name}"' for name in names).encode(), np.uint8) for names in (_NAMES, _METAS)
+)
 
 
 def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_record_bytes: int) -> Iterator[Page]:
@@ -87,71 +107,96 @@ def read_pages(stream: BinaryIO, location: str, tally: Counter[str], *, max_reco
     A record that cannot hold a picture is told by its bytes. Attributes in older WATs keep their entities; in URLs only
     the ampersand's is undone, for "&copy=1" is a query.
     """
-    for record in read_records(stream, location, tally, max_record_bytes):
+    cutter = _Cutter()
+    for record in read_records(stream, location, tally, max_record_bytes, _HTML):
         content = read_content(record, tally)
         if content is None:
             continue
         data, start, end = content
-        if data.find(b'"HTML-Metadata"', start, end) < 0:
+        if data.find(_HTML, start, end) < 0:
             if content.copied().lstrip()[:1] == b"{" or "json" not in record.content_type:
                 continue
         elif end - start > _MANY_BYTES and max(data.count(mark, start, end) for mark in (_MARK, _BASE)) > _MAX_LINKS:
             count_bad(tally, "too_large")
             continue
-        elif not (marks := _marks(data)) and data.find(b'"og:image', start, end) < 0:
-            tally["pages"] += 1
-            tally["pages_without_pictures"] += 1
-            continue
-        elif record.url and (found := _cut_out(content, [mark for _, mark, _ in marks])):
-            tally["pages"] += 1
-            yield _page(record.url, record.offset, found)
-            continue
+        else:
+            n_images, found = cutter.cut(content)
+            if not n_images and data.find(b'"og:image', start, end) < 0:
+                tally["pages"] += 1
+                tally["pages_without_pictures"] += 1
+                continue
+            if found and record.url:
+                tally["pages"] += 1
+                yield _page(record.url, record.offset, found)
+                continue
         document = _parsed(content.copied())
         if document is None:
             count_bad(tally, "json")
             continue
         envelope = document.envelope
         payload = envelope.payload if envelope else None
-        found = payload.response.html if payload and payload.response else None
-        if envelope is None or found is None:
+        parsed = payload.response.html if payload and payload.response else None
+        if envelope is None or parsed is None:
             continue
         tally["pages"] += 1
-        yield _page(record.url or str(envelope.header.get("WARC-Target-URI", "")), record.offset, found)
+        url = record.url or str(envelope.header.get("WARC-Target-URI", ""))
+        yield _page(url, record.offset, _as_cut(parsed))
 
 
-def _cut_out(content: Content, marks: list[int]) -> _Html | None:
-    """What matters of a document whose marks are there; None if it is not surely of Common Crawl's form.
+class _Found(NamedTuple):
+    """What matters of a page; of pictures of which nothing is said, the number."""
 
-    A link is taken to end at the first brace. Where that is part of a text, the text has no end and nothing is decoded.
+    base: str | None  # as stated
+    links: list[str]  # kind, address, alt and title of each
+    metas: list[str]  # name and content of each
+    wordless: int
+
+
+class _Cutter:
+    """Cuts what matters out of documents, one after the other."""
+
+    def __init__(self) -> None:
+        self._data: bytes | bytearray = b""
+        self._input = self._output = np.empty(0, np.uint8)
+        self._written = self._output.data
+
+    def cut(self, content: Content) -> tuple[int, _Found | None]:
+        """How many links of img elements there are, or are at least; and what matters, if it surely is that."""
+        data, start, end = content
+        if data is not self._data:
+            self._data, self._input = data, np.frombuffer(data, np.uint8)
+        if end - start + LANES > len(self._output):
+            self._output = np.empty(2 * (end - start) + LANES, np.uint8)
+            self._written = self._output.data
+        metas = data.find(b'"Metas"', start, end)
+        size, n_links, wordless, n_images = cut(
+            *(self._input, start, end, metas + 8 if metas >= 0 else -1),
+            *(_ENDED_METAS, _ENDED_NAMES, len(LAZY_SRCSET), self._output),
+        )
+        if size == UNSURE or not data.endswith(b"}", start, end):
+            return n_images, None
+        try:
+            fields = str(self._written[:size], "utf-8").split("\0")
+            base = _stated_base(data, start, end) if _bases(self._input[start:end].data) else None
+        except (UnicodeDecodeError, msgspec.MsgspecError):
+            return n_images, None
+        return n_images, _Found(base, fields[: 4 * n_links], fields[4 * n_links :], wordless)
+
+
+def _stated_base(data: bytes | bytearray, start: int, end: int) -> str | None:
+    """Base of a document in which that name stands, in Head or anywhere.
+
+    raises  MsgspecError, UnicodeDecodeError: it cannot be told
     """
-    data, start, end = content
-    if not data.endswith(b"}", start, end) or (marks and marks[0] < start):
+    at = max(data.find(b'"Head"', start, end), start)
+    last = data.find(b'"Links"', at, end)
+    at = data.find(b'"Base"', at, last if last >= 0 else end)
+    if at < 0:
         return None
-    metas, stated = b"[]", b"null"
-    if (at := data.find(b'"Metas"', start, end)) >= 0 and not data.startswith(b"[]", at + 8):
-        metas = data[at + 8 : _end(data, at, b'"}]')]
-    if _bases(data):  # as a name in Head, or anywhere
-        at = max(data.find(b'"Head"', start, end), start)
-        last = data.find(b'"Links"', at, end)
-        if (at := data.find(b'"Base"', at, last if last >= 0 else end)) >= 0:
-            stated = data[at + 7 : _end(data, at + 8, b'"')]
-    # each looked for no further than the next mark: many marks without an end would cost their square
-    ends = map(data.find, repeat(b"}"), marks, [*marks[1:], end])
-    links = [data[mark - len(_LINK) : last + 1] for mark, last in zip(marks, ends, strict=True)]
-    if not all(map(bytes.startswith, links, repeat(_LINK))):
-        return None
-    try:
-        head = _Head(_decode_text(stated), _decode_metas(metas))
-        return _Html(head, _decode_links(b"[%b]" % b",".join(links)))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-
-
-def _end(content: bytes, start: int, mark: bytes) -> int:
-    """Offset behind the mark, the end of a string; -1, which no JSON text ends before, when it may be part of it."""
-    found = content.find(mark, start)
-    # a quote behind a backslash may be part of the text
-    return found + len(mark) if found > 0 and content[found - 1] != 0x5C else -1
+    stated = data[at + 7 : data.find(b'"', at + 8, end) + 1]
+    # a quote behind a backslash is part of the text, which then is none
+    base: str | None = _decode_text(stated)
+    return base
 
 
 def _parsed(content: bytes) -> _Document | None:
@@ -170,42 +215,74 @@ def _unescaped(address: str) -> str:
     return _AMPERSAND.sub("&", address) if "&" in address and ";" in address else address
 
 
-def _page(url: str, offset: int, found: _Html) -> Page:
-    head = found.Head or _Head()
-    base = _base(url, head.Base)
-    pictures: list[Picture] = []
+def _as_cut(parsed: _Html) -> _Found:
+    """As a _Cutter gives it, of a document that was parsed."""
+    head = parsed.Head or _Head()
+    links: list[str] = []
+    metas: list[str] = []
     wordless = 0
-    for link in found.Links:
-        is_srcset, address, alt, title = _PATHS.get(link.path), link.url, link.alt, link.title
-        if not address or is_srcset is None:
+    for link in parsed.Links:
+        is_srcset = _PATHS.get(link.path)
+        if not link.url or is_srcset is None:
             continue
-        if not (alt or title):
+        if link.alt or link.title:
+            links += (str(SRCSET if is_srcset else JOIN), link.url, link.alt or "", link.title or "")
+        else:
             wordless += 1
-            continue
-        if address := base.join(_unescaped(best_of_srcset(address) if is_srcset else address)):
-            texts: dict[TextKind, str] = {"alt": html.unescape(alt)} if alt else {}
+    for meta in head.Metas:
+        name = meta.property or meta.name
+        if name and meta.content:
+            metas += (name, meta.content)
+    return _Found(head.Base, links, metas, wordless)
+
+
+def _pictures(base: Base, fields: list[str]) -> list[Picture]:
+    pictures: list[Picture] = []
+    in_front = _in_front(base)
+    each = iter(fields)
+    for kind, link, alt, title in zip(each, each, each, each, strict=False):
+        if (prefix := in_front.get(kind)) is not None:
+            address = prefix + link
+        else:
+            address = base.join(_unescaped(best_of_srcset(link) if kind == str(SRCSET) else link))
+        if address:
+            texts: dict[TextKind, str] = {"alt": html.unescape(alt) if "&" in alt else alt} if alt else {}
             if title:
                 texts["title"] = html.unescape(title)
             pictures.append(Picture(address, texts))
+    return pictures
+
+
+def _in_front(base: Base) -> dict[str, str]:
+    """What makes a link of a kind canonical, put in front of it; without the kinds for which that is not sure."""
+    parts = {ABSOLUTE: "", OF_SCHEME: base.scheme} if base.origin else {ABSOLUTE: ""}
+    if is_plain(f"{base.origin}/"):
+        parts[OF_ORIGIN] = base.origin
+    if is_plain(base.directory):
+        parts[OF_DIRECTORY] = base.directory
+    return {str(kind): part for kind, part in parts.items()}
+
+
+def _page(url: str, offset: int, found: _Found) -> Page:
+    base = _base(url, found.base)
+    pictures = _pictures(base, found.links)
     robots: frozenset[str] = frozenset()
     language: str | None = None
     share: dict[str, str] = {}
-    for meta in head.Metas:
-        name = meta.property or meta.name
-        if not name or name[0] not in "oOrRhH" or not meta.content:
-            continue
+    each = iter(found.metas)
+    for name, content in zip(each, each, strict=False):  # an empty text may be behind the last NUL
         name = name.lower()
         if name.startswith("og:"):
-            share.setdefault(name, meta.content)
+            share.setdefault(name, content)
         elif name == "robots":
-            robots |= robots_directives(meta.content)
+            robots |= robots_directives(content)
         elif name in ("html@/lang", "html@/xml:lang"):
-            language = language or page_language(meta.content)
+            language = language or page_language(content)
     shared = share.get("og:image") or share.get("og:image:url")
     if shared and (address := base.join(_unescaped(shared))):
         text = share.get("og:image:alt") or share.get("og:description") or share.get("og:title")
         pictures.append(Picture(address, {"og": html.unescape(text)} if text else {}))
-    return Page(url, language, robots, pictures, offset, wordless)
+    return Page(url, language, robots, pictures, offset, found.wordless)
 
 
 def _lenient(content: bytes) -> _Document | None:

@@ -34,10 +34,15 @@ _HOST = re.compile(r"(?:(?!-)[a-z0-9_-]{1,63}(?<!-)\.)+(?!-)[a-z0-9-]{1,63}|loca
 _PORT = re.compile(r"[0-9]{1,5}")
 
 
+def is_plain(url: str) -> bool:
+    """Whether this is an absolute URL in which nothing is to be rewritten; False says nothing."""
+    return _CANONICAL.fullmatch(url) is not None and "/." not in url
+
+
 def canonical(url: str) -> str:
     """Canonical form of an absolute URL; see the module's docstring. Never raises."""
     plain = url[: url.index("#")] if "#" in url else url
-    if _CANONICAL.fullmatch(plain) and "/." not in plain:
+    if is_plain(plain):
         return plain
     url = _without_junk(url)
     found = _SCHEME.match(url)
@@ -98,7 +103,7 @@ class Base:
         if self.origin and link[:1] not in ("", "?") and (link[0] == "/" or ":" not in link):
             root = self.directory if link[0] != "/" else self.scheme if link[1:2] == "/" else self.origin
             joined = root + link
-            if _CANONICAL.fullmatch(joined) and "/." not in joined:
+            if is_plain(joined):
                 return joined
         link = _without_junk(link)
         if not link or link[0] == "#":

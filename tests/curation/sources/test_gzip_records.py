@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.errors import BadShardError
-from curation.sources import warc
-from curation.sources.gzip_records import GZIP, inflated_member, whole_records
+from curation.sources import libdeflate
+from curation.sources.gzip_records import GZIP, MemberReader
 from curation.sources.warc import read_content, read_records
 
 MiB = 1 << 20
@@ -43,7 +43,7 @@ def read(data: bytes, limit: int = MiB) -> Found:
 
 def streamed(data: bytes, limit: int = MiB) -> Found:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(warc._Source, "whole_records", lambda self, limit: iter(()))
+        patch.setattr(libdeflate, "is_there", lambda: False)
         return read(data, limit)
 
 
@@ -135,7 +135,36 @@ def test_a_member_behind_one_of_its_length_is_missed_when_its_start_is_damaged()
 
 
 def test_a_member_that_is_too_long_is_not_inflated() -> None:
-    member = gzip.compress(bytes(5 * MiB))
-    assert inflated_member(member, 0, len(member), True, 5 * MiB)[1] == len(member)
-    assert inflated_member(member, 0, len(member), True, 5 * MiB - 1) == (None, 0)
-    assert list(whole_records(member, 0, False, 5 * MiB)) == [(0, None)]
+    whole = record(bytes(5 * MiB), "http://a.example/")
+    member = gzip.compress(whole)
+    [(end, found), (last, nothing)] = MemberReader(len(whole)).records(member, 7, True)
+    assert found is not None
+    assert found.content is not None
+    assert found.content.copied() == bytes(5 * MiB)
+    assert (end, last, nothing) == (7 + len(member), 7 + len(member), None)
+    too_long = MemberReader(len(whole) - 1)
+    assert list(too_long.records(member, 7, True)) == [(7, None)]
+    assert not too_long.wants_more
+
+
+def test_more_is_asked_for_where_a_member_may_go_on() -> None:
+    reader = MemberReader(MiB)
+    for cut in (0, 3, 30, len(MEMBERS[5]) - 1, len(MEMBERS[5])):  # whole, it may be a record's with more behind it
+        assert list(reader.records(MEMBERS[5][:cut], 0, False)) == [(0, None)]
+        assert reader.wants_more
+    assert [end for end, _ in reader.records(MEMBERS[5] + GZIP, 0, False)] == [len(MEMBERS[5])] * 2
+    assert list(reader.records(b"not a member", 0, False)) == [(0, None)]
+    assert not reader.wants_more
+
+
+def test_documents_without_the_mark_are_passed_over_and_counted() -> None:
+    bodies = [b'{"a":1}', b'{"a":"mark"}', b"no JSON", b'{"mark"', b"{mar"]
+    data = b"".join(gzip.compress(record(body, "http://a.example/")) for body in bodies)
+    tally: Counter[str] = Counter()
+    found = [read_content(each, tally) for each in read_records(io.BytesIO(data), "x", tally, MiB, b"mark")]
+    assert len(found) == 3
+    assert tally["records"] == len(bodies)
+
+
+def test_libdeflate_is_found() -> None:
+    assert libdeflate.is_there()
