@@ -1,4 +1,4 @@
-"""Loops over pixels compiled by numba, with the machine code kept on disk where there is a place for it."""
+"""Loops over bytes and pixels compiled by numba, with the machine code kept on disk where there is a place for it."""
 
 from __future__ import annotations
 
@@ -18,3 +18,7 @@ def compiled(signature: Any) -> Callable[[Any], Any]:
             return njit(signature, nogil=True)(function)
 
     return compile_
+
+
+part = njit(nogil=True)
+"""A loop that is called by compiled ones alone: it is part of their machine code, and takes no time to load."""

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from curation.compiled import compiled
+from curation.compiled import compiled, part
 
 N_COLUMNS = 10
 OFFSET, END, URL, URL_END, KIND, KIND_END, TYPE, TYPE_END, CONTENT, CONTENT_END = range(N_COLUMNS)
@@ -39,7 +39,7 @@ def _call(_: Any, function: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any,
     return types.int32(*[types.int64] * 8), build
 
 
-@compiled(types.boolean(_BYTES, _I, _I, _BYTES))
+@part
 def _begins(data: np.ndarray, at: int, end: int, text: np.ndarray) -> bool:
     n = 0
     while n < len(text) and at + n < end and data[at + n] == text[n]:
@@ -47,7 +47,7 @@ def _begins(data: np.ndarray, at: int, end: int, text: np.ndarray) -> bool:
     return n == len(text)
 
 
-@compiled(_I(_BYTES, _I, _I))
+@part
 def _line_end(data: np.ndarray, at: int, end: int) -> int:
     """Offset of the CR LF behind a value, printable and without spaces around it; -1 if this is none."""
     first = at
@@ -58,7 +58,7 @@ def _line_end(data: np.ndarray, at: int, end: int) -> int:
     return at if 0x21 <= data[first] <= 0x7E and 0x21 <= data[at - 1] <= 0x7E else -1
 
 
-@compiled(_I(_BYTES, _I, _I))
+@part
 def _column(data: np.ndarray, at: int, colon: int) -> int:
     """Column of the field of this name, 0 for one that doesn't matter; -1 if it matters and is spelt another way."""
     for n in range(len(_NAME_ENDS) - 1):
@@ -74,7 +74,7 @@ def _column(data: np.ndarray, at: int, colon: int) -> int:
     return 0
 
 
-@compiled(types.boolean(_BYTES, _I, _I, types.int64[::1]))
+@part
 def _read_record(data: np.ndarray, start: int, end: int, row: np.ndarray) -> bool:
     """Whether data[start:end] surely is one record; then its parts are in the row.
 
@@ -114,7 +114,7 @@ def _read_record(data: np.ndarray, start: int, end: int, row: np.ndarray) -> boo
     return ends_there and _begins(data, at, end, _BLANK[2:]) and _begins(data, end - 4, end, _BLANK)
 
 
-@compiled(types.boolean(_BYTES, _I, _I, _BYTES))
+@part
 def _holds(data: np.ndarray, start: int, end: int, text: np.ndarray) -> bool:
     """Whether the text stands in data[start:end]."""
     for at in range(start, end - len(text) + 1):

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from curation.compiled import compiled
+from curation.compiled import compiled, part
 
 UNSURE = -1
 """The document is not surely of the form in which Common Crawl writes them."""
@@ -49,7 +49,7 @@ _IN_PATH = _table(_WORD + _WORD.upper() + b"-_~!$&'()*+,;=:@./")
 _IN_QUERY = _table(_WORD + _WORD.upper() + b"!$%&()*+,-./:;=?@[]^_`{|}~")  # but a backslash, which escapes here
 
 
-@compiled(_I(_BYTES, _I, _I, _BYTES))
+@part
 def _behind(data: np.ndarray, at: int, end: int, text: np.ndarray) -> int:
     """Offset behind the text if it stands at this offset, else -1."""
     n = 0
@@ -87,7 +87,7 @@ def _first(_: Any, bits: Any) -> Any:
     return types.int64(types.uint32), build
 
 
-@compiled(_I(_BYTES, _I, _I))
+@part
 def _next_image(data: np.ndarray, at: int, end: int) -> int:
     """Offset of the next "@" behind a "G", with which the path of a picture's link begins; `end` if there is none."""
     at = max(at, 1)
@@ -101,7 +101,7 @@ def _next_image(data: np.ndarray, at: int, end: int) -> int:
     return at
 
 
-@compiled(_I(_BYTES, _I, _I))
+@part
 def _text_end(data: np.ndarray, at: int, end: int) -> int:
     """Offset of the quote that ends the text which begins here; -1 if none does, or it holds control characters."""
     if at < 0:
@@ -124,7 +124,7 @@ def _text_end(data: np.ndarray, at: int, end: int) -> int:
     return -1
 
 
-@compiled(types.boolean(_BYTES, _I, _I))
+@part
 def _has_escape(data: np.ndarray, at: int, end: int) -> bool:
     found = np.uint8(0)
     for n in range(at, end):  # SIMD
@@ -132,7 +132,7 @@ def _has_escape(data: np.ndarray, at: int, end: int) -> bool:
     return bool(found)
 
 
-@compiled(_I(_BYTES, _I, _BYTES, types.boolean))
+@part
 def _index(data: np.ndarray, at: int, names: np.ndarray, any_case: bool) -> int:
     """Which of the names, each with a quote behind it, the text that begins here is; -1 for none of them."""
     fold = np.uint8(0x20 if any_case else 0)
@@ -150,7 +150,7 @@ def _index(data: np.ndarray, at: int, names: np.ndarray, any_case: bool) -> int:
     return -1
 
 
-@compiled(_I(_BYTES, _I, _I))
+@part
 def _hexadecimal(data: np.ndarray, at: int, end: int) -> int:
     """Value of the four digits behind a backslash and a "u" at this offset; -1 if they are not there."""
     if at + 6 > end or data[at] != _BACKSLASH or data[at + 1] != 0x75:
@@ -168,7 +168,7 @@ def _hexadecimal(data: np.ndarray, at: int, end: int) -> int:
     return value
 
 
-@compiled(_I(_I, _OUT, _I))
+@part
 def _encoded(code: int, out: np.ndarray, to: int) -> int:
     """Write a character beyond ASCII or in it as UTF-8; returns where it ends."""
     if code < 0x80:
@@ -182,7 +182,7 @@ def _encoded(code: int, out: np.ndarray, to: int) -> int:
     return to + length
 
 
-@compiled(_I(_BYTES, _I, _I, _OUT, _I))
+@part
 def _copied(data: np.ndarray, at: int, end: int, out: np.ndarray, to: int) -> int:
     """Write data[at:end], the inside of a JSON text, and a NUL; returns where that ends, -1 if JSON has no such text.
 
@@ -226,7 +226,7 @@ def _copied(data: np.ndarray, at: int, end: int, out: np.ndarray, to: int) -> in
     return to + 1
 
 
-@compiled(types.boolean(_BYTES, _I, _I))
+@part
 def _is_printable(data: np.ndarray, start: int, end: int) -> bool:
     """Whether there are only printable ASCII characters without an ampersand and no space at the end."""
     other = np.uint8(0)
@@ -235,7 +235,7 @@ def _is_printable(data: np.ndarray, start: int, end: int) -> bool:
     return not other and bool(data[end - 1] != _SPACE)
 
 
-@compiled(types.UniTuple(_I, 2)(_BYTES, _I, _I))
+@part
 def url_kind(data: np.ndarray, start: int, end: int) -> tuple[int, int]:
     """What the address data[start:end] takes to be canonical, and where it ends then: a fragment is left out.
 
@@ -279,7 +279,7 @@ def url_kind(data: np.ndarray, start: int, end: int) -> tuple[int, int]:
     return (JOIN if has_and and has_semicolon else kind), end
 
 
-@compiled(types.UniTuple(_I, 2)(_BYTES, _I, _I))
+@part
 def _member(data: np.ndarray, at: int, end: int) -> tuple[int, int]:
     """Of a member of an object, that begins at this offset, the offsets of its text and of the quote behind that.
 
@@ -293,7 +293,7 @@ def _member(data: np.ndarray, at: int, end: int) -> tuple[int, int]:
     return (text, text_end) if text_end >= 0 else (-1, -1)
 
 
-@compiled(_I(_BYTES, _I, _I, _BYTES, _OUT, _I))
+@part
 def _metas(data: np.ndarray, at: int, end: int, names: np.ndarray, out: np.ndarray, to: int) -> int:
     """Write property, or else name, and content of the meta elements of these names, in the list that begins here.
 
@@ -341,7 +341,7 @@ def _metas(data: np.ndarray, at: int, end: int, names: np.ndarray, out: np.ndarr
     return to if at < end and data[at] == _LIST[1] else UNSURE
 
 
-@compiled(types.UniTuple(_I, 4)(_BYTES, _I, _I, _BYTES, _I, _OUT))
+@part
 def _image_links(
     data: np.ndarray, start: int, end: int, paths: np.ndarray, n_srcsets: int, out: np.ndarray
 ) -> tuple[int, int, int, int]:
