@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from numba import njit
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def compiled(signature: Any) -> Callable[[Any], Any]:
@@ -20,5 +22,7 @@ def compiled(signature: Any) -> Callable[[Any], Any]:
     return compile_
 
 
-part = njit(nogil=True)
-"""A loop that is called by compiled ones alone: it is part of their machine code, and takes no time to load."""
+def part(function: _Function) -> _Function:
+    """Compile a loop that is called by compiled ones alone: it is part of their machine code, nothing to load."""
+    compiled_part: _Function = njit(nogil=True)(function)
+    return compiled_part

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from curation.compiled import compiled, part
+from curation.lanes import LANES, between, first, move
 
 UNSURE = -1
 """The document is not surely of the form in which Common Crawl writes them."""
@@ -19,8 +16,6 @@ JOIN, ABSOLUTE, OF_SCHEME, OF_ORIGIN, OF_DIRECTORY, SRCSET = range(6)
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _OUT = types.uint8[::1]
 _I = types.intp
-LANES = 32
-"""How many bytes are looked at together: so many more than `cut` gives are written behind them."""
 _OPENING = np.frombuffer(b'{"path":"IMG@/', np.uint8)
 _MARK = 12  # offset of the "@" in it
 _PATH, _URL, _ALT, _TITLE, _PROPERTY, _NAME, _CONTENT = (
@@ -58,43 +53,14 @@ def _behind(data: np.ndarray, at: int, end: int, text: np.ndarray) -> int:
     return at + n if n == len(text) else -1
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _between(_: Any, data: Any, at: Any, low: Any, high: Any) -> Any:
-    """A bit for each of the 32 bytes from an offset, set if the byte is one from low to high."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        lanes, index = ir.VectorType(ir.IntType(8), LANES), ir.IntType(32)
-        first = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        loaded = builder.load(builder.bitcast(builder.gep(first, [arguments[1]]), lanes.as_pointer()))
-        loaded.align = 1
-        nothing, everywhere = ir.Constant(lanes, ir.Undefined), ir.Constant(ir.VectorType(index, LANES), None)
-        lowest, span = (
-            builder.shuffle_vector(builder.insert_element(nothing, each, index(0)), nothing, everywhere)
-            for each in (arguments[2], builder.sub(arguments[3], arguments[2]))
-        )
-        return builder.bitcast(builder.icmp_unsigned("<=", builder.sub(loaded, lowest), span), ir.IntType(LANES))
-
-    return types.uint32(data, types.intp, types.uint8, types.uint8), build
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _first(_: Any, bits: Any) -> Any:
-    """Place of the lowest bit that is set, of one at least."""
-
-    def build(__: Any, builder: Any, ___: Any, arguments: Any) -> Any:
-        return builder.zext(builder.cttz(arguments[0], ir.IntType(1)(1)), ir.IntType(64))
-
-    return types.int64(types.uint32), build
-
-
 @part
 def _next_image(data: np.ndarray, at: int, end: int) -> int:
     """Offset of the next "@" behind a "G", with which the path of a picture's link begins; `end` if there is none."""
     at = max(at, 1)
     while at + LANES <= end:
-        found = _between(data, at, _AT, _AT) & _between(data, at - 1, _G, _G)
+        found = between(data, at, _AT, _AT) & between(data, at - 1, _G, _G)
         if found:
-            return int(at + _first(found))
+            return int(at + first(found))
         at += LANES
     while at < end and (data[at] != _AT or data[at - 1] != _G):
         at += 1
@@ -109,11 +75,11 @@ def _text_end(data: np.ndarray, at: int, end: int) -> int:
     while at < end:
         if at + LANES <= end:
             found = (
-                _between(data, at, _QUOTE, _QUOTE)
-                | _between(data, at, _BACKSLASH, _BACKSLASH)
-                | _between(data, at, _NUL, _LAST_CONTROL)
+                between(data, at, _QUOTE, _QUOTE)
+                | between(data, at, _BACKSLASH, _BACKSLASH)
+                | between(data, at, _NUL, _LAST_CONTROL)
             )
-            at += _first(found) if found else LANES
+            at += first(found) if found else LANES
             if not found:
                 continue
         if data[at] == _QUOTE:
@@ -188,10 +154,8 @@ def _copied(data: np.ndarray, at: int, end: int, out: np.ndarray, to: int) -> in
 
     A text with a NUL or half a surrogate pair counts as none.
     """
-    while at < end and at + LANES <= len(data) and not _between(data, at, _BACKSLASH, _BACKSLASH):
-        source, target = np.uint64(at), np.uint64(to)
-        for n in range(np.uint64(LANES)):  # SIMD; what lies behind the text is written over
-            out[target + n] = data[source + n]
+    while at < end and at + LANES <= len(data) and not between(data, at, _BACKSLASH, _BACKSLASH):
+        move(data, at, out, to)  # what lies behind the text is written over
         at += LANES
         to += LANES
     if at > end:
@@ -207,7 +171,7 @@ def _copied(data: np.ndarray, at: int, end: int, out: np.ndarray, to: int) -> in
         if code < 0:
             for n in range(len(_ESCAPED)):
                 if data[at + 1] == _ESCAPED[n]:
-                    code = np.int64(_MEANT[n])
+                    code = int(_MEANT[n])
             at += 2
         else:
             at += 6
