@@ -10,6 +10,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from curation.compiled import compiled, part
+from curation.lanes import LANES, between, first
 
 N_COLUMNS = 10
 OFFSET, END, URL, URL_END, KIND, KIND_END, TYPE, TYPE_END, CONTENT, CONTENT_END = range(N_COLUMNS)
@@ -21,7 +22,7 @@ _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _I = types.intp
 _INSUFFICIENT_SPACE = 3  # of enum libdeflate_result
 _MAX_DIGITS = 10
-_BRACE = np.uint8(0x7B)
+_BRACE, _NUL, _LAST_CONTROL, _DELETE = (np.uint8(each) for each in b"{\0\x1f\x7f")
 _GZIP, _VERSION, _BLANK = (np.frombuffer(each, np.uint8) for each in (b"\x1f\x8b\x08", b"WARC/1.", b"\r\n\r\n"))
 _NAMES = np.frombuffer(b"WARC-Target-URI:WARC-Type:Content-Type:Content-Length:", np.uint8)
 _NAME_ENDS = np.array([0, 16, 26, 39, 54])
@@ -50,12 +51,17 @@ def _begins(data: np.ndarray, at: int, end: int, text: np.ndarray) -> bool:
 @part
 def _line_end(data: np.ndarray, at: int, end: int) -> int:
     """Offset of the CR LF behind a value, printable and without spaces around it; -1 if this is none."""
-    first = at
-    while at < end and (data[at] >= 0x80 or 0x20 <= data[at] <= 0x7E):
+    start = at
+    while at + LANES <= end:
+        found = between(data, at, _NUL, _LAST_CONTROL) | between(data, at, _DELETE, _DELETE)
+        at += first(found) if found else LANES
+        if found:
+            break
+    while at < end and data[at] > _LAST_CONTROL and data[at] != _DELETE:
         at += 1
-    if at == first or at + 2 > end or data[at] != 0x0D or data[at + 1] != 0x0A:
+    if at == start or at + 2 > end or data[at] != 0x0D or data[at + 1] != 0x0A:
         return -1
-    return at if 0x21 <= data[first] <= 0x7E and 0x21 <= data[at - 1] <= 0x7E else -1
+    return at if 0x21 <= data[start] <= 0x7E and 0x21 <= data[at - 1] <= 0x7E else -1
 
 
 @part
@@ -116,10 +122,17 @@ def _read_record(data: np.ndarray, start: int, end: int, row: np.ndarray) -> boo
 
 @part
 def _holds(data: np.ndarray, start: int, end: int, text: np.ndarray) -> bool:
-    """Whether the text stands in data[start:end]."""
-    for at in range(start, end - len(text) + 1):
-        if data[at] == text[0] and data[at + 1] == text[1] and _begins(data, at, end, text):
+    """Whether the text, of two bytes or more, stands in data[start:end]."""
+    at = start
+    while at < end:
+        if at + LANES < end:
+            found = between(data, at, text[0], text[0]) & between(data, at + 1, text[1], text[1])
+            at += first(found) if found else LANES
+            if not found:
+                continue
+        if _begins(data, at, end, text):
             return True
+        at += 1
     return False
 
 
@@ -148,6 +161,7 @@ def read_members(
     """
     counts = np.zeros(2, np.uint64)
     read, written = counts.ctypes.data, counts[1:].ctypes.data
+    source, target = raw.ctypes.data, out.ctypes.data
     to = n_rows = n_passed = 0
     while n_rows < len(rows) and 2 * to <= len(out):
         if at + 4 > len(raw):
@@ -155,9 +169,7 @@ def read_members(
         if not _begins(raw, at, len(raw), _GZIP) or raw[at + 3]:
             return n_rows, at, UNSURE, n_passed
         room = min(len(out) - to, max_bytes)
-        result = _call(
-            function, decompressor, raw[at:].ctypes.data, len(raw) - at, out[to:].ctypes.data, room, read, written
-        )
+        result = _call(function, decompressor, source + at, len(raw) - at, target + to, room, read, written)
         if result:
             why = CUT if result != _INSUFFICIENT_SPACE else FULL if room < min(len(out), max_bytes) else TOO_LARGE
             return n_rows, at, why, n_passed

@@ -255,11 +255,13 @@ def _pictures(base: Base, fields: list[str]) -> list[Picture]:
 
 def _in_front(base: Base) -> dict[str, str]:
     """What makes a link of a kind canonical, put in front of it; without the kinds for which that is not sure."""
-    parts = {ABSOLUTE: "", OF_SCHEME: base.scheme} if base.origin else {ABSOLUTE: ""}
-    if is_plain(f"{base.origin}/"):
-        parts[OF_ORIGIN] = base.origin
+    parts = {ABSOLUTE: ""}
+    if base.origin:
+        parts[OF_SCHEME] = base.scheme
     if is_plain(base.directory):
         parts[OF_DIRECTORY] = base.directory
+    if OF_DIRECTORY in parts or is_plain(f"{base.origin}/"):
+        parts[OF_ORIGIN] = base.origin
     return {str(kind): part for kind, part in parts.items()}
 
 
