@@ -176,9 +176,8 @@ def unfiltered(raw: np.ndarray, width: int, height: int, halve: bool, out: np.nd
         rows = min(ROWS, height - top)
         if top:
             for x in range(width):
-                above = (x + ROWS + 1) * _PITCH + _LANES
-                for colour in range(3):
-                    steps[(x + 1) * _PITCH + colour] = steps[above + colour]
+                _copy_4(steps, (x + 1) * _PITCH, steps, (x + ROWS + 1) * _PITCH + _LANES)
+            steps[_PITCH + 3] = 0  # left of the first pixel
         for lane in range(_LANES):
             for kind in range(5):
                 chosen[kind, 3 + lane] = 255 if lane // 3 < rows and raw[(top + lane // 3) * stride] == kind else 0
