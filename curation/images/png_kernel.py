@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from curation.images.compiled import compiled
+from curation.images.compiled import compiled, copy_4
 
 ROWS = 20  # of a block: with the row above 63 bytes, all but one of a step
 SLACK_BYTES = 4 * ROWS
@@ -28,37 +28,19 @@ _U8 = types.uint8[::1]
 _I = types.intp
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _copy_4(_: Any, to: Any, at: Any, source: Any, start: Any) -> Any:
-    """Copy 4 bytes wherever they lie: a pixel in one move; the byte behind it is written over later."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = context.get_value_type(types.uint32).as_pointer()
-        places = []
-        for array, offset in ((0, 1), (2, 3)):
-            data = context.make_array(signature.args[array])(context, builder, arguments[array]).data
-            places.append(builder.bitcast(builder.gep(data, [arguments[offset]]), pointer))
-        moved = builder.load(places[1])
-        moved.align = 1
-        builder.store(moved, places[0]).align = 1
-        return context.get_dummy_value()
-
-    return types.void(to, types.intp, source, types.intp), build
-
-
 @compiled(types.void(_U8, _I, _I, _I, _U8))
 def _slant(raw: np.ndarray, first: int, stride: int, width: int, steps: np.ndarray) -> None:
     """Lay out the rows from byte `first`: step t holds pixel t - k of row k. Pixels before a row are zero."""
     for t in range(ROWS):
         base = (t + 2) * _PITCH + 3
         for k in range(t + 1):
-            _copy_4(steps, base + 3 * k, raw, first + k * (stride - 3) + 3 * t)
+            copy_4(steps, base + 3 * k, raw, first + k * (stride - 3) + 3 * t)
         for lane in range(3 * t + 3, _LANES + 1):
             steps[base + lane] = 0
     for t in range(ROWS, width + ROWS):
         base = (t + 2) * _PITCH + 3
         for k in range(ROWS):
-            _copy_4(steps, base + 3 * k, raw, first + k * (stride - 3) + 3 * t)
+            copy_4(steps, base + 3 * k, raw, first + k * (stride - 3) + 3 * t)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -131,7 +113,7 @@ def _whole(steps: np.ndarray, top: int, rows: int, width: int, out: np.ndarray) 
     for t in range(width + rows):
         base = (t + 2) * _PITCH + 3
         for k in range(max(0, t - width + 2), min(rows, t + 1)):
-            _copy_4(out, (top + k) * row_bytes + 3 * (t - k), steps, base + 3 * k)
+            copy_4(out, (top + k) * row_bytes + 3 * (t - k), steps, base + 3 * k)
     for k in range(rows):  # the last pixel of a row has another row's behind it
         base = (width + k + 1) * _PITCH + 3 + 3 * k
         for colour in range(3):
@@ -152,7 +134,7 @@ def _halved(steps: np.ndarray, top: int, rows: int, width: int, means: np.ndarra
             means[lane] = np.uint8(np.uint16(np.uint16(upper + lower) + np.uint16(2)) >> np.uint16(2))
         end = min(rows // 2, x + 1)
         for k in range(max(0, x - half + 2), end):
-            _copy_4(out, (top // 2 + k) * row_bytes + 3 * (x - k), means, 6 * k)
+            copy_4(out, (top // 2 + k) * row_bytes + 3 * (x - k), means, 6 * k)
         last = x - half + 1
         if 0 <= last < end:
             for colour in range(3):
@@ -176,7 +158,7 @@ def unfiltered(raw: np.ndarray, width: int, height: int, halve: bool, out: np.nd
         rows = min(ROWS, height - top)
         if top:
             for x in range(width):
-                _copy_4(steps, (x + 1) * _PITCH, steps, (x + ROWS + 1) * _PITCH + _LANES)
+                copy_4(steps, (x + 1) * _PITCH, steps, (x + ROWS + 1) * _PITCH + _LANES)
             steps[_PITCH + 3] = 0  # left of the first pixel
         for lane in range(_LANES):
             for kind in range(5):
