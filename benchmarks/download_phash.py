@@ -22,7 +22,7 @@ from download_web import pictures
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from curation.images import phash_kernel, png_kernel  # noqa: F401  as decoders have them after 500 pictures
+from curation.images import gif_kernel, phash_kernel, png_kernel  # noqa: F401  as decoders have them after 200 pictures
 from curation.images.decode import measure_picture
 
 

@@ -1,4 +1,4 @@
-"""Bytes looked at 32 at a time by the processor's SIMD instructions, in loops compiled by numba.
+"""Bytes moved and looked at many at a time by the processor's SIMD instructions, in loops compiled by numba.
 
 numba keeps machine code by the file of the loop alone: where something here changes, those files are to be touched.
 """
@@ -36,25 +36,27 @@ def between(_: Any, data: Any, at: Any, low: Any, high: Any) -> Any:
     return types.uint32(data, types.intp, types.uint8, types.uint8), build
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def move(_: Any, data: Any, at: Any, out: Any, to: Any) -> Any:
-    """Copy 32 bytes."""
+def _copy(n_bytes: int) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def copy(_: Any, to: Any, at: Any, source: Any, start: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = ir.VectorType(ir.IntType(8), n_bytes).as_pointer()
+            places = []
+            for array, offset in ((0, 1), (2, 3)):
+                data = context.make_array(signature.args[array])(context, builder, arguments[array]).data
+                places.append(builder.bitcast(builder.gep(data, [arguments[offset]]), pointer))
+            moved = builder.load(places[1])
+            moved.align = 1
+            builder.store(moved, places[0]).align = 1
+            return context.get_dummy_value()
 
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        lanes = ir.VectorType(ir.IntType(8), LANES).as_pointer()
-        source, target = (
-            builder.bitcast(builder.gep(context.make_array(kind)(context, builder, array).data, [offset]), lanes)
-            for kind, array, offset in (
-                (signature.args[0], arguments[0], arguments[1]),
-                (signature.args[2], arguments[2], arguments[3]),
-            )
-        )
-        loaded = builder.load(source)
-        loaded.align = 1
-        builder.store(loaded, target).align = 1
-        return context.get_dummy_value()
+        return types.void(to, types.intp, source, types.intp), build
 
-    return types.void(data, types.intp, out, types.intp), build
+    return copy
+
+
+copy_4, copy_8, copy_32 = map(_copy, (4, 8, LANES))
+"""Copy so many bytes wherever they lie, (to, at, source, start), in one move; those too many are written over later."""
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -96,7 +98,7 @@ def copied(data: np.ndarray, at: int, end: int, out: np.ndarray, to: int) -> int
     length = end - at
     n = 0
     while n < length and at + n + LANES <= len(data):
-        move(data, at + n, out, to + n)
+        copy_32(out, to + n, data, at + n)
         n += LANES
     while n < length:
         out[to + n] = data[at + n]

@@ -16,7 +16,7 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
 
-from curation.images import png
+from curation.images import gif, png
 from curation.images.phash import phash
 from curation.verdicts import Fault
 
@@ -159,8 +159,7 @@ def _pixels(picture: Image.Image, data: bytes, side_px: int | None) -> np.ndarra
         if pixels is not None and "icc_profile" not in picture.info and _orientation(picture) == 1:
             return pixels
         if pixels is None:
-            picture.load()
-            fast = _reduced(picture, side_px)
+            fast = _reduced(_loaded(picture, data), side_px)
         else:
             fast = Image.fromarray(pixels)
             fast.info = _carried(picture)
@@ -169,6 +168,16 @@ def _pixels(picture: Image.Image, data: bytes, side_px: int | None) -> np.ndarra
         raise Undecodable(Fault.IMAGE_TOO_LARGE, f"{picture.width}x{picture.height} px do not fit in memory") from err
     except Exception as err:  # a decoder may raise anything on hostile bytes; the sample pays, not the shard
         raise Undecodable(Fault.BAD_IMAGE, f"{type(err).__name__}: {err}") from err
+
+
+def _loaded(picture: Image.Image, data: bytes) -> Image.Image:
+    large = picture.width * picture.height >= _LARGE_PIXELS  # Pillow holds its indices once, this up to three times
+    decoded = None if large else gif.decode_gif(picture, data)
+    if decoded is None:
+        picture.load()
+        return picture
+    decoded.info = _carried(picture)
+    return decoded
 
 
 def _decoded_fast(picture: Image.Image, data: bytes, side_px: int | None) -> np.ndarray | None:

@@ -60,7 +60,7 @@ def main(control: socket.socket, settings: dict[str, Any], memory_bytes: int, se
             control.sendall(ORDER.pack(ENDED, _ended(pid)))
             continue
         if kind == COMPILED:
-            from curation.images import phash_kernel, png_kernel  # noqa: F401
+            from curation.images import gif_kernel, phash_kernel, png_kernel  # noqa: F401
 
             gc.freeze()
             control.sendall(ORDER.pack(COMPILED, 0))

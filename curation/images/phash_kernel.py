@@ -7,17 +7,18 @@ import math
 import numpy as np
 from numba import types
 
-from curation.compiled import compiled
+from curation.compiled import compiled, part
 
 SIDE = 32
 _BITS = 22  # of fraction, in the weights of 8-bit samples
 _LOBES = 3.0
+_TAPS = 32  # weights stand in multiples of it, zeros behind them: what SIMD leaves over takes as long as the rest
 _RED, _GREEN, _BLUE, _HALF = np.uint32(19595), np.uint32(38470), np.uint32(7471), np.uint32(1 << 15)
 _WEIGHTS = types.Tuple((types.int32[:, ::1], types.int64[::1], types.int64[::1]))
 _RGB = types.Array(types.uint8, 3, "C", readonly=True)
 
 
-@compiled(types.float64(types.float64))
+@part
 def _sinc(x: float) -> float:
     return math.sin(x * math.pi) / (x * math.pi) if x != 0.0 else 1.0
 
@@ -28,7 +29,7 @@ def lanczos(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     scale = length / SIDE
     stretch = max(scale, 1.0)
     support = _LOBES * stretch
-    weights = np.zeros((SIDE, math.ceil(support) * 2 + 1), np.int32)
+    weights = np.zeros((SIDE, -(-(math.ceil(support) * 2 + 1) // _TAPS) * _TAPS), np.int32)
     firsts, counts = np.empty(SIDE, np.int64), np.empty(SIDE, np.int64)
     exact = np.empty(weights.shape[1], np.float64)
     for at in range(SIDE):
@@ -47,7 +48,7 @@ def lanczos(length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return weights, firsts, counts
 
 
-@compiled(types.uint8(types.int32))
+@part
 def _rounded(total: np.int32) -> np.uint8:
     value = total >> _BITS
     return np.uint8(0 if value < 0 else 255 if value > 255 else value)
@@ -58,7 +59,7 @@ def grey_32(
     pixels: np.ndarray,
     across: np.ndarray,
     lefts: np.ndarray,
-    widths: np.ndarray,
+    _widths: np.ndarray,
     down: np.ndarray,
     tops: np.ndarray,
     heights: np.ndarray,
@@ -70,17 +71,18 @@ def grey_32(
     returns  uint8 (32, 32)
     """
     height, width = pixels.shape[:2]
+    taps = across.shape[1]
     narrow = np.empty((height, SIDE), np.uint8)
-    luma = np.empty(width, np.int32)
+    luma = np.zeros(width + taps, np.int32)
     for y in range(height):
-        row = pixels[y]
+        row = pixels[y].reshape(-1)
         for x in range(width):
-            warm = np.uint32(np.uint32(row[x, 0] * _RED) + np.uint32(row[x, 1] * _GREEN))
-            luma[x] = np.uint32(np.uint32(warm + np.uint32(row[x, 2] * _BLUE)) + _HALF) >> np.uint32(16)
+            warm = np.uint32(row[3 * x]) * _RED + np.uint32(row[3 * x + 1]) * _GREEN
+            luma[x] = np.uint32(warm + np.uint32(row[3 * x + 2]) * _BLUE + _HALF) >> np.uint32(16)
         for at in range(SIDE):
-            part, share = luma[lefts[at] : lefts[at] + widths[at]], across[at]
+            part, share = luma[lefts[at] : lefts[at] + taps], across[at]
             total = np.int32(1 << (_BITS - 1))
-            for n in range(len(part)):
+            for n in range(taps):
                 total = np.int32(total + np.int32(part[n] * share[n]))
             narrow[y, at] = _rounded(total)
     small = np.empty((SIDE, SIDE), np.uint8)

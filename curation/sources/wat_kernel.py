@@ -6,7 +6,7 @@ import numpy as np
 from numba import types
 
 from curation.compiled import compiled, part
-from curation.lanes import LANES, between, first, move
+from curation.lanes import LANES, between, copy_32, first
 
 UNSURE = -1
 """The document is not surely of the form in which Common Crawl writes them."""
@@ -155,7 +155,7 @@ def _copied(data: np.ndarray, at: int, end: int, out: np.ndarray, to: int) -> in
     A text with a NUL or half a surrogate pair counts as none.
     """
     while at < end and at + LANES <= len(data) and not between(data, at, _BACKSLASH, _BACKSLASH):
-        move(data, at, out, to)  # what lies behind the text is written over
+        copy_32(out, to, data, at)  # what lies behind the text is written over
         at += LANES
         to += LANES
     if at > end:

@@ -335,6 +335,7 @@ class _Task:
     async def _row(self, url: str, picture_ref: str | None) -> Row:
         if picture_ref is not None:
             return await self._local(picture_ref)
+        self._decoders.start()
         response = await self._fetcher.fetch(url)
         row: Row = {
             "fault": response.fault and str(response.fault),
