@@ -12,7 +12,9 @@ COPY pyproject.toml requirements.lock LICENSE ./
 RUN mkdir curation && printf '__version__ = "0"\n' > curation/__init__.py && touch README.md \
     && python3 -m venv /opt/venv \
     && pip install --no-cache-dir -c requirements.lock -e ".[airflow]" \
-    && mkdir -p /opt/airflow/logs && chown -R curation /opt/airflow
+    && mkdir -p /opt/airflow/logs /opt/numba && chown -R curation /opt/airflow /opt/numba
+# the machine code of compiled loops; a processor of another kind than the builder's compiles them again
+ENV NUMBA_CACHE_DIR=/opt/numba
 ENV AIRFLOW__CORE__DAGS_FOLDER=/opt/curation/dags AIRFLOW__CORE__PLUGINS_FOLDER=/opt/curation/plugins
 COPY deploy/entrypoint.sh /entrypoint
 ENTRYPOINT ["tini", "--", "/entrypoint"]
@@ -22,6 +24,7 @@ COPY curation curation
 COPY dags dags
 COPY plugins plugins
 USER curation
+RUN python -m curation.compiled
 
 # the torch of the index is the CUDA build; the driver comes from the host through the container toolkit
 FROM base AS gpu
@@ -30,3 +33,4 @@ COPY curation curation
 COPY dags dags
 COPY plugins plugins
 USER curation
+RUN python -m curation.compiled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeVar
 
 from numba import njit
@@ -26,3 +27,8 @@ def part(function: _Function) -> _Function:
     """Compile a loop that is called by compiled ones alone: it is part of their machine code, nothing to load."""
     compiled_part: _Function = njit(nogil=True)(function)
     return compiled_part
+
+
+if __name__ == "__main__":  # an image is built so: what its containers run is compiled once
+    for name in ("images.gif_kernel", "images.phash_kernel", "images.png_kernel", "sources.warc", "sources.wat"):
+        import_module(f"curation.{name}")
