@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Annotated, BinaryIO, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator
 
 from curation import schema
-from curation.sources import annotated, url_table, warc, wat
+from curation.sources import annotated, url_table
 from curation.sources.candidates import Chosen, Page, TextKind, choose_texts
 from curation.stages.base import Pin, Resource, Stage, Tally, runtime
 from curation.text.clean import clean_text, text_class
@@ -179,6 +180,11 @@ class Extract(Stage):
             yield rows.batch()
 
     def _pages(self, stream: BinaryIO, location: str, tally: Tally) -> Iterator[Page]:
+        from curation.sources import (
+            warc,
+            wat,
+        )  # compiled loops: half a second and 100 MiB that other tasks need not have
+
         if self.archive == "wat":
             return wat.read_pages(stream, location, tally, max_record_bytes=self.max_record_bytes)
         return warc.read_pages(
@@ -236,11 +242,11 @@ _WEB = _Provenance()
 
 
 class _Rows:
-    """The rows of the batch at hand, and the identities of all rows of the shard (8 bytes of each)."""
+    """The rows of the batch at hand, and the identities of all rows of the shard, 8 bytes of each."""
 
     _FIELDS = (
         *("sample_id", "url", "text", "alt", "text_kind", "page_url", "page_language", "page_opt_out"),
-        *("warc_record_offset", "url_class", "text_class", "n_chars", "n_words", "duplicate_pair"),
+        *("warc_record_offset", "url_class", "text_class", "n_chars", "n_words"),
         *("expected_sha256", "expected_phash"),
         *_Provenance._fields,
     )
@@ -249,7 +255,7 @@ class _Rows:
         self._settings = settings
         self._location = location
         self._blocked = read_blocklist(*settings.blocklist) if settings.blocklist else None
-        self._seen: set[int] = set()
+        self._seen: list[np.ndarray] = []  # each sorted, and shorter than half of the one before
         self._rows: list[tuple[object, ...]] = []
 
     def __len__(self) -> int:
@@ -267,14 +273,12 @@ class _Rows:
         settings = self._settings
         url, raw, text, kind, class_ = chosen
         identity = sample_id(url, text)
-        short = int(identity[:16], 16)
         row = (
             *(identity, url[: settings.max_url_chars], text, _sendable(raw[: settings.max_text_chars]), kind),
             *(_sendable(page.url[: settings.max_url_chars]) or None, page.language, refuses, page.offset),
-            *(url_class(url, settings, self._blocked), class_, len(text), text.count(" ") + 1, short in self._seen),
+            *(url_class(url, settings, self._blocked), class_, len(text), text.count(" ") + 1),
             *(sha256, phash, *provenance),
         )
-        self._seen.add(short)
         self._rows.append(row)
 
     def batch(self) -> pa.RecordBatch:
@@ -289,9 +293,27 @@ class _Rows:
         columns["language_confidence"] = list(confidences)
         columns["partition"] = [partition(code) for code in languages]
         columns["warc_filename"] = [self._location] * len(codes)
-        produces = self._settings.produces
-        arrays = [pa.array(columns[field.name], type=field.type) for field in produces]
+        columns["duplicate_pair"] = self._seen_before(columns["sample_id"])  # type: ignore[arg-type]
+        produces, pool = self._settings.produces, pa.system_memory_pool()  # Arrow's own keeps 15 MiB more
+        arrays = [pa.array(columns[field.name], type=field.type, memory_pool=pool) for field in produces]
         return pa.RecordBatch.from_arrays(arrays, schema=produces)
+
+    def _seen_before(self, identities: list[str]) -> list[object]:
+        """For each identity whether an earlier row of the shard has it, by its first 64 bits."""
+        short = np.frombuffer(bytes.fromhex("".join(each[:16] for each in identities)), ">u8").astype(np.uint64)
+        ordered, first = np.unique(short, return_index=True)
+        is_new = np.ones(len(ordered), bool)
+        for earlier in self._seen:
+            at = np.searchsorted(earlier, ordered)
+            is_new &= earlier[np.minimum(at, len(earlier) - 1)] != ordered
+        before = np.ones(len(short), bool)
+        before[first[is_new]] = False
+        added = ordered[is_new]
+        while self._seen and 2 * len(added) >= len(self._seen[-1]):
+            added = np.sort(np.concatenate([self._seen.pop(), added]), kind="stable")
+        if len(added):
+            self._seen.append(added)
+        return list(before.tolist())
 
 
 def _sendable(text: str) -> str:

@@ -39,7 +39,8 @@ def published(world: World, tmp_path: Path) -> Published:
     folder = Path(world.store.root) / "datasets" / "small" / version
     for path in (folder / "webdataset").glob("*.tar"):
         with tarfile.open(path) as tar:
-            tar.extractall(tmp_path / "images" / path.stem, filter="data")
+            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in Python 3.11.2
+            tar.extractall(tmp_path / "images" / path.stem, **safely)
     return Published(folder, tmp_path / "images")
 
 
