@@ -79,6 +79,22 @@ def number(_: Any, bits: Any) -> Any:
     return types.int64(types.uint32), build
 
 
+def table(members: bytes) -> np.ndarray:
+    """For each of the 256 bytes whether it is one of these."""
+    is_member = np.zeros(256, np.bool_)
+    is_member[list(members)] = True
+    return is_member
+
+
+@part
+def behind(data: np.ndarray, at: int, end: int, text: np.ndarray) -> int:
+    """Offset behind the text if it stands at this offset of data[:end], else -1."""
+    n = 0
+    while n < len(text) and 0 <= at < end - n and data[at + n] == text[n]:
+        n += 1
+    return at + n if n == len(text) else -1
+
+
 @part
 def next_byte(data: np.ndarray, at: int, end: int, byte: np.uint8) -> int:
     """Offset of the next such byte, `end` if there is none."""

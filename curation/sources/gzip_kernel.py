@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from curation.compiled import compiled, part
-from curation.lanes import LANES, between, first
+from curation.lanes import LANES, behind, between, first
 
 N_COLUMNS = 10
 OFFSET, END, URL, URL_END, KIND, KIND_END, TYPE, TYPE_END, CONTENT, CONTENT_END = range(N_COLUMNS)
@@ -38,14 +38,6 @@ def _call(_: Any, function: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any,
         return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
 
     return types.int32(*[types.int64] * 8), build
-
-
-@part
-def _begins(data: np.ndarray, at: int, end: int, text: np.ndarray) -> bool:
-    n = 0
-    while n < len(text) and at + n < end and data[at + n] == text[n]:
-        n += 1
-    return n == len(text)
 
 
 @part
@@ -88,7 +80,7 @@ def _read_record(data: np.ndarray, start: int, end: int, row: np.ndarray) -> boo
     """
     row[URL:] = 0
     at = start + len(_VERSION) + 3
-    if at > end or not _begins(data, start, end, _VERSION) or data[at - 3] | 1 != 0x31:
+    if at > end or behind(data, start, end, _VERSION) < 0 or data[at - 3] | 1 != 0x31:
         return False
     if data[at - 2] != 0x0D or data[at - 1] != 0x0A:
         return False
@@ -117,7 +109,7 @@ def _read_record(data: np.ndarray, start: int, end: int, row: np.ndarray) -> boo
     row[CONTENT] = at + 2
     row[CONTENT_END] = at + 2 + length
     ends_there = bool(row[CONTENT_END] + 4 == end)
-    return ends_there and _begins(data, at, end, _BLANK[2:]) and _begins(data, end - 4, end, _BLANK)
+    return ends_there and behind(data, at, end, _BLANK[2:]) >= 0 and behind(data, end - 4, end, _BLANK) >= 0
 
 
 @part
@@ -130,7 +122,7 @@ def _holds(data: np.ndarray, start: int, end: int, text: np.ndarray) -> bool:
             at += first(found) if found else LANES
             if not found:
                 continue
-        if _begins(data, at, end, text):
+        if behind(data, at, end, text) >= 0:
             return True
         at += 1
     return False
@@ -166,7 +158,7 @@ def read_members(
     while n_rows < len(rows) and 2 * to <= len(out):
         if at + 4 > len(raw):
             return n_rows, at, CUT, n_passed
-        if not _begins(raw, at, len(raw), _GZIP) or raw[at + 3]:
+        if behind(raw, at, len(raw), _GZIP) < 0 or raw[at + 3]:
             return n_rows, at, UNSURE, n_passed
         room = min(len(out) - to, max_bytes)
         result = _call(function, decompressor, source + at, len(raw) - at, target + to, room, read, written)
@@ -174,7 +166,7 @@ def read_members(
             why = CUT if result != _INSUFFICIENT_SPACE else FULL if room < min(len(out), max_bytes) else TOO_LARGE
             return n_rows, at, why, n_passed
         end, out_end = at + int(counts[0]), to + int(counts[1])
-        if not _begins(raw, end, len(raw), _GZIP) and not (is_all and end == len(raw)):
+        if behind(raw, end, len(raw), _GZIP) < 0 and not (is_all and end == len(raw)):
             return n_rows, at, CUT if end + len(_GZIP) > len(raw) else UNSURE, n_passed
         row = rows[n_rows]
         if not _read_record(out, to, out_end, row):

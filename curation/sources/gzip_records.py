@@ -14,6 +14,7 @@ from curation.sources.libdeflate import Decompressor
 from curation.sources.record import Content, Record
 
 GZIP = b"\x1f\x8b\x08"
+_PLAIN = GZIP + b"\0"  # a header without more fields
 MAX_MEMBER_BYTES = 8 << 20  # as stored; a longer one is a stream's matter
 _FIRST_BYTES = 512 << 10  # stays in the cache that a core has to itself
 _ROWS = 512
@@ -72,5 +73,7 @@ class MemberReader:
             if why == TOO_LARGE and len(self._data) < self._max_bytes:
                 self._grow(min(2 * len(self._data), self._max_bytes))
                 why = FULL
-        self.wants_more = why == CUT and not is_all and len(raw) - at <= MAX_MEMBER_BYTES
+        # a member before another is not cut but damaged: with more of the archive each damage would cost as much again
+        may_be_cut = why == CUT and not is_all and len(raw) - at <= MAX_MEMBER_BYTES
+        self.wants_more = may_be_cut and raw.find(_PLAIN, at + 1) < 0
         yield offset + at, None

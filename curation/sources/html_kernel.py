@@ -6,7 +6,7 @@ import numpy as np
 from numba import types
 
 from curation.compiled import compiled, part
-from curation.lanes import LANES, between, copied, first, next_byte, number
+from curation.lanes import LANES, between, copied, first, next_byte, number, table
 
 UNSURE = -1
 """A browser may read the markup in another way than by its tags alone."""
@@ -28,14 +28,8 @@ def _names(*names: bytes) -> tuple[np.uint64, ...]:
     return tuple(np.uint64(int.from_bytes(name[:8], "big") ^ (len(name) > 8) << 63) for name in names)
 
 
-def _table(members: bytes) -> np.ndarray:
-    table = np.zeros(256, np.bool_)
-    table[list(members)] = True
-    return table
-
-
 _IS_SPACE, _ENDS_TAG_NAME, _ENDS_NAME, _ENDS_VALUE = map(
-    _table, (b"\t\n\f\r ", b"\t\n\f\r />", b"\t\n\f\r />=", b"\t\n\f\r >")
+    table, (b"\t\n\f\r ", b"\t\n\f\r />", b"\t\n\f\r />=", b"\t\n\f\r >")
 )
 _SVG, _SELECT, _CAPTION, _SCRIPT, _STYLE = _names(b"svg", b"select", b"figcaption", b"script", b"style")
 # of font and input the attributes matter for where an element goes

@@ -6,7 +6,7 @@ import numpy as np
 from numba import types
 
 from curation.compiled import compiled, part
-from curation.lanes import LANES, between, copy_32, first
+from curation.lanes import LANES, behind, between, copy_32, first, table
 
 UNSURE = -1
 """The document is not surely of the form in which Common Crawl writes them."""
@@ -29,28 +29,11 @@ _QUOTE, _BACKSLASH, _COLON, _COMMA, _CLOSING, _AT, _G, _SPACE = (np.uint8(each) 
 _NUL, _LAST_CONTROL = np.uint8(0), np.uint8(0x1F)
 _SLASH, _DOT, _QUESTION, _HASH, _AND, _SEMICOLON = (np.uint8(each) for each in b"/.?#&;")
 _ESCAPED, _MEANT = (np.frombuffer(each, np.uint8) for each in (b'"\\/bfnrt', b'"\\/\b\f\n\r\t'))
-
-
-def _table(allowed: bytes) -> np.ndarray:
-    table = np.zeros(256, np.bool_)
-    table[list(allowed)] = True
-    return table
-
-
 # as the expression of canonical URLs in web/urls.py
 _WORD = b"abcdefghijklmnopqrstuvwxyz0123456789"
-_IN_HOST = _table(_WORD + b"-")
-_IN_PATH = _table(_WORD + _WORD.upper() + b"-_~!$&'()*+,;=:@./")
-_IN_QUERY = _table(_WORD + _WORD.upper() + b"!$%&()*+,-./:;=?@[]^_`{|}~")  # but a backslash, which escapes here
-
-
-@part
-def _behind(data: np.ndarray, at: int, end: int, text: np.ndarray) -> int:
-    """Offset behind the text if it stands at this offset, else -1."""
-    n = 0
-    while n < len(text) and 0 <= at < end - n and data[at + n] == text[n]:
-        n += 1
-    return at + n if n == len(text) else -1
+_IN_HOST = table(_WORD + b"-")
+_IN_PATH = table(_WORD + _WORD.upper() + b"-_~!$&'()*+,;=:@./")
+_IN_QUERY = table(_WORD + _WORD.upper() + b"!$%&()*+,-./:;=?@[]^_`{|}~")  # but a backslash, which escapes here
 
 
 @part
@@ -208,11 +191,11 @@ def url_kind(data: np.ndarray, start: int, end: int) -> tuple[int, int]:
     """
     if start == end or data[start] == _QUESTION or data[start] == _DOT:
         return JOIN, end
-    if _behind(data, start, end, _DATA) > 0:
+    if behind(data, start, end, _DATA) > 0:
         return (ABSOLUTE if _is_printable(data, start, end) else JOIN), end
-    kind, at = ABSOLUTE, max(_behind(data, start, end, _HTTP), _behind(data, start, end, _HTTPS))
+    kind, at = ABSOLUTE, max(behind(data, start, end, _HTTP), behind(data, start, end, _HTTPS))
     if at < 0:
-        kind, at = OF_SCHEME, _behind(data, start, end, _TWO_SLASHES)
+        kind, at = OF_SCHEME, behind(data, start, end, _TWO_SLASHES)
     if at < 0:
         kind, at = OF_ORIGIN if data[start] == _SLASH else OF_DIRECTORY, start
     else:
@@ -252,7 +235,7 @@ def _member(data: np.ndarray, at: int, end: int) -> tuple[int, int]:
     if at >= end or data[at] != _QUOTE:
         return -1, -1
     name_end = _text_end(data, at + 1, end)
-    text = _behind(data, name_end, end, _BETWEEN)
+    text = behind(data, name_end, end, _BETWEEN)
     text_end = _text_end(data, text, end)
     return (text, text_end) if text_end >= 0 else (-1, -1)
 
@@ -275,11 +258,11 @@ def _metas(data: np.ndarray, at: int, end: int, names: np.ndarray, out: np.ndarr
             text, at = _member(data, key, end)
             if at < 0:
                 return UNSURE
-            if _behind(data, key, at, _PROPERTY) == text:
+            if behind(data, key, at, _PROPERTY) == text:
                 name, name_end = text, at
-            elif _behind(data, key, at, _NAME) == text:
+            elif behind(data, key, at, _NAME) == text:
                 other, other_end = text, at
-            elif _behind(data, key, at, _CONTENT) == text:
+            elif behind(data, key, at, _CONTENT) == text:
                 content, content_end = text, at
             elif _has_escape(data, key, text):
                 return UNSURE
@@ -319,11 +302,11 @@ def _image_links(
         at = _next_image(data, at, end)
         if at >= end:
             return to, n_links, wordless, n_images
-        if _behind(data, at - 4, end, _IMG) < 0:
+        if behind(data, at - 4, end, _IMG) < 0:
             at += 1
             continue
         n_images += 1
-        path = _behind(data, max(at - _MARK, start), end, _OPENING)
+        path = behind(data, max(at - _MARK, start), end, _OPENING)
         at = _text_end(data, path, end)
         if path < 0 or at < 0:
             return UNSURE, 0, 0, n_images
@@ -337,13 +320,13 @@ def _image_links(
             text, at = _member(data, key, end)
             if at < 0:
                 return UNSURE, 0, 0, n_images
-            if _behind(data, key, at, _URL) == text:
+            if behind(data, key, at, _URL) == text:
                 url, url_end = text, at
-            elif _behind(data, key, at, _ALT) == text:
+            elif behind(data, key, at, _ALT) == text:
                 alt, alt_end = text, at
-            elif _behind(data, key, at, _TITLE) == text:
+            elif behind(data, key, at, _TITLE) == text:
                 title, title_end = text, at
-            elif _behind(data, key, at, _PATH) == text or _has_escape(data, key, text):
+            elif behind(data, key, at, _PATH) == text or _has_escape(data, key, text):
                 return UNSURE, 0, 0, n_images
             at += 1
         if at >= end or data[at] != _CLOSING:
