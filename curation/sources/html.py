@@ -18,7 +18,7 @@ from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, Selectola
 
 from curation.lanes import LANES
 from curation.sources.candidates import Page, Picture, TextKind, page_language, robots_directives
-from curation.sources.html_kernel import UNSURE, count, is_utf8, names_image, reduced
+from curation.sources.html_kernel import RARE, UNSURE, count, is_utf8, names_image, reduced
 from curation.web.urls import Base
 
 _OTHER_PICTURES = (b"og:image", b"imageobject", b"<\0i\0m\0g")
@@ -39,7 +39,13 @@ _DESCRIPTOR = re.compile(r"(\d+(?:\.\d+)?)([wx])")
 _MAX_SRCSET_CHARS = 20_000
 _ENOUGH_PX = 1024  # a candidate of this width serves every recipe; a larger one only costs the site
 _DENSITY_PX = 512  # what "1x" counts as beside widths: sites use one of the two, never both
-_WANTED = 'base,meta,img,source,figcaption,script[type="application/ld+json"]'
+_JSON_LD = 'script[type="application/ld+json"]'
+_WANTED = [  # for each choice of rare elements, for each that is looked for makes the walk longer
+    ",".join(
+        ("meta", "img", *(_JSON_LD if each == "script" else each for n, each in enumerate(RARE) if choice >> n & 1))
+    )
+    for choice in range(1 << len(RARE))
+]
 _OPTIONS = LexborDocumentOptions.WO_EVENTS.value  # all but the mirror of a chosen `option` without a look at each node
 _SAID: tuple[TextKind, ...] = ("alt", "title", "aria-label")
 _MAX_DEPTH = 64  # elements between a figure and what it shows; without a limit nested figures cost their square
@@ -135,11 +141,14 @@ def _is_utf8(body: bytes) -> bool:
     return bool(is_utf8(np.frombuffer(body, np.uint8)))
 
 
-def _reduced(markup: bytes) -> bytes:
-    """The markup without what no picture depends on, a third of it: half the time of making a tree."""
+def _reduced(markup: bytes) -> tuple[bytes, str]:
+    """The markup without what no picture depends on, a third of it: half the time of making a tree.
+
+    returns  with it the selector of the elements that matter
+    """
     out = np.empty(len(markup) + LANES, np.uint8)
-    size = reduced(np.frombuffer(markup, np.uint8), out)
-    return markup if size == UNSURE else out[:size].tobytes()
+    size, seen = reduced(np.frombuffer(markup, np.uint8), out)
+    return (markup, _WANTED[-1]) if size == UNSURE else (out[:size].tobytes(), _WANTED[seen])
 
 
 def best_of_srcset(srcset: str) -> str:
@@ -178,14 +187,15 @@ def _candidates(srcset: str) -> Iterator[tuple[str, float, str]]:
 def read_html(markup: bytes, url: str, offset: int) -> Page:
     """Read one page, in UTF-8; markup that no parser takes gives a page without pictures."""
     nothing = Page(url, None, frozenset(), [], offset)
+    markup, wanted = _reduced(markup.replace(b"\0", b"") if b"\0" in markup else markup)
     try:
-        tree = LexborHTMLParser(_reduced(markup.replace(b"\0", b"") if b"\0" in markup else markup), options=_OPTIONS)
+        tree = LexborHTMLParser(markup, options=_OPTIONS)
     except (SelectolaxError, ValueError):
         return nothing
     root = tree.root
     if root is None:
         return nothing
-    found = _elements(tree)
+    found = _elements(tree, wanted)
     base = Base(url)
     for element in found["base"]:
         if href := element.attributes.get("href"):
@@ -223,10 +233,10 @@ def read_html(markup: bytes, url: str, offset: int) -> Page:
     return Page(url, language, robots, pictures, offset)
 
 
-def _elements(tree: LexborHTMLParser) -> dict[str, list[Any]]:
+def _elements(tree: LexborHTMLParser, wanted: str) -> dict[str, list[Any]]:
     """Elements that matter by name, each list in document order: one walk, a sixth of the parsing."""
     found: dict[str, list[Any]] = {name: [] for name in ("base", "meta", "img", "source", "figcaption", "script")}
-    for element in tree.css(_WANTED):
+    for element in tree.css(wanted):
         found[element.tag or ""].append(element)
     return found
 

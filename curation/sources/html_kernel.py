@@ -11,6 +11,9 @@ from curation.lanes import LANES, between, copied, first, next_byte, number, tab
 UNSURE = -1
 """A browser may read the markup in another way than by its tags alone."""
 
+RARE = ("base", "source", "figcaption", "script")
+"""Elements that many pages lack; of scripts those of JSON-LD."""
+
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _I = types.intp
 _LT, _GT, _SLASH, _BANG, _DASH, _EQUAL, _QUOTE, _APOSTROPHE, _QUESTION = (np.uint8(each) for each in b"<>/!-=\"'?")
@@ -28,6 +31,7 @@ def _names(*names: bytes) -> tuple[np.uint64, ...]:
     return tuple(np.uint64(int.from_bytes(name[:8], "big") ^ (len(name) > 8) << 63) for name in names)
 
 
+_HAS_BASE, _HAS_SOURCE, _HAS_CAPTION, _HAS_SCRIPT = (1 << n for n in range(len(RARE)))
 _IS_SPACE, _ENDS_TAG_NAME, _ENDS_NAME, _ENDS_VALUE = map(
     table, (b"\t\n\f\r ", b"\t\n\f\r />", b"\t\n\f\r />=", b"\t\n\f\r >")
 )
@@ -208,8 +212,8 @@ def names_image(data: np.ndarray) -> bool:
     return bool(_holds(data, 0, len(data), _IMG_TAG))
 
 
-@compiled(_I(_BYTES, types.uint8[::1]))
-def reduced(data: np.ndarray, out: np.ndarray) -> int:
+@compiled(types.UniTuple(_I, 2)(_BYTES, types.uint8[::1]))
+def reduced(data: np.ndarray, out: np.ndarray) -> tuple[int, int]:
     """Leave out of a page comments, attributes of elements that no picture depends on, scripts and styles.
 
     What remains has the same elements in the same places, by the rules of a browser's tokenizer (HTML, 13.2.5). Where
@@ -217,29 +221,29 @@ def reduced(data: np.ndarray, out: np.ndarray) -> int:
 
     data     uint8, the page without NUL
     out      uint8, longer than it by LANES
-    returns  bytes written, or UNSURE
+    returns  bytes written, or UNSURE, and which of RARE there may be, a bit for each
     """
-    at = to = in_svg = in_select = 0
-    end, has_captions = len(data), False
+    at = to = in_svg = in_select = seen = 0
+    end = len(data)
     while at < end:
         tag = next_byte(data, at, end, _LT)
         to = copied(data, at, tag, out, to)
         at = tag
         if at + 2 >= end:
-            return int(copied(data, at, end, out, to))
+            return int(copied(data, at, end, out, to)), seen
         is_end = data[at + 1] == _SLASH
         start = at + 2 if is_end else at + 1
         if not 0x61 <= data[start] | 0x20 <= 0x7A:
             if _begins(data, at, _COMMENT):
-                if has_captions:  # there it parts two texts
+                if seen & _HAS_CAPTION:  # there it parts two texts
                     to = copied(_EMPTY_COMMENT, 0, len(_EMPTY_COMMENT), out, to)
                 elif to and out[to - 1] == _LT:
-                    return UNSURE  # without what is between, it may begin a tag
+                    return UNSURE, seen  # without what is between, it may begin a tag
                 at = _comment_end(data, at + len(_COMMENT))
                 if at < 0:
-                    return UNSURE
+                    return UNSURE, seen
             elif _begins(data, at, _CDATA):
-                return UNSURE
+                return UNSURE, seen
             else:  # as it stands: a text, or up to ">" a declaration or a comment
                 behind = at + 1
                 if is_end or data[behind] == _BANG or data[behind] == _QUESTION:
@@ -254,7 +258,7 @@ def reduced(data: np.ndarray, out: np.ndarray) -> int:
         if behind < end and data[behind] != _GT:
             behind, is_closed = _tag_end(data, behind)
         if not 0 <= behind < end:
-            return UNSURE
+            return UNSURE, seen
         is_text = keeps = keeps_attributes = False
         if name == _SVG:
             in_svg = max(0, in_svg - 1) if is_end else in_svg if is_closed else in_svg + 1
@@ -268,7 +272,7 @@ def reduced(data: np.ndarray, out: np.ndarray) -> int:
         elif name == _STYLE:
             is_text = not is_end
         elif name == _CAPTION:
-            has_captions = True
+            seen |= _HAS_CAPTION
         elif name == _META:
             keeps_attributes = not is_end and (
                 _holds(data, name_end, behind, _OG)
@@ -280,7 +284,13 @@ def reduced(data: np.ndarray, out: np.ndarray) -> int:
         elif name in (_TITLE, _TEXTAREA, _IFRAME, _NOFRAMES, _NOEMBED, _XMP):
             is_text = keeps = not is_end
         elif name in (_MATH, _FRAMESET, _PLAINTEXT, _FOREIGN_OBJECT, _DESC):
-            return UNSURE
+            return UNSURE, seen
+        if name == _BASE:
+            seen |= _HAS_BASE
+        elif name == _SOURCE:
+            seen |= _HAS_SOURCE
+        elif name == _SCRIPT and keeps:
+            seen |= _HAS_SCRIPT
         if keeps_attributes:
             to = copied(data, at, behind + 1, out, to)
         else:
@@ -294,13 +304,13 @@ def reduced(data: np.ndarray, out: np.ndarray) -> int:
         if is_text:
             behind = _text_end(data, at, start, name_end)
             if behind < 0:
-                return UNSURE
+                return UNSURE, seen
             if in_svg or in_select:
                 if next_byte(data, at, behind, _LT) < behind:
-                    return UNSURE
+                    return UNSURE, seen
             elif name == _SCRIPT and _holds(data, at, behind, _COMMENT) and _holds(data, at, behind, _SCRIPT_TAG):
-                return UNSURE
+                return UNSURE, seen
             if keeps:
                 to = copied(data, at, behind, out, to)
             at = behind
-    return to
+    return to, seen
