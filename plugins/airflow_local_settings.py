@@ -11,6 +11,6 @@ from importlib import import_module
 __all__: list[str] = []
 
 if {"scheduler", "celery"} & set(sys.argv):
-    ours = ("curation.runner", "curation.sources.wat", "curation.publish.version", "lexicalrichness", "pandas", "boto3")
+    ours = ("curation.runner", "curation.publish.version", "lexicalrichness", "pandas", "boto3")
     for name in (*ours, "airflow.sdk.definitions.decorators", "jinja2.ext"):  # DAG files, templates of labels
         import_module(name)
