@@ -24,12 +24,18 @@ stop() {
 trap stop EXIT
 trap 'exit 143' INT TERM
 
-# three free ports at once, so that they differ
+# below the range that outgoing connections take theirs from: the gateway binds its port ten seconds after it was chosen
 read -r port mon_v2 mon_v1 < <(python3 -c '
-import socket
-sockets = [socket.socket() for _ in range(3)]
-for s in sockets: s.bind(("127.0.0.1", 0))
-print(*(s.getsockname()[1] for s in sockets))')
+import random, socket
+with open("/proc/sys/net/ipv4/ip_local_port_range") as limits:
+    lowest = int(limits.read().split()[0])
+ports = []
+while len(ports) < 3:
+    port = random.randrange(lowest // 2, lowest)
+    with socket.socket() as tried:
+        if port not in ports and tried.connect_ex(("127.0.0.1", port)):
+            ports.append(port)
+print(*ports)')
 
 host=127.0.0.1 access_key=testaccess secret_key=testsecretkey123
 if [ -n "${S3_PORT:-}" ]; then
@@ -73,7 +79,16 @@ CONF
 
 say() { "$@" >>"$folder/log/setup.log" 2>&1; }
 start() { "$@" >"$folder/log/$(basename "$1").out" 2>&1 & children+=($!); }
-until_true() { for _ in $(seq 150); do if "$@" >/dev/null 2>&1; then return 0; fi; sleep 0.2; done; echo "gave up on: $*" >&2; return 1; }
+until_true() {
+    for _ in $(seq 150); do
+        if "$@" >/dev/null 2>&1; then return 0; fi
+        for child in "${children[@]}"; do kill -0 "$child" 2>/dev/null || break 2; done
+        sleep 0.2
+    done
+    echo "gave up on: $*" >&2
+    tail -n 3 "$folder"/log/* >&2
+    return 1
+}
 osd_is_up() { ceph --connect-timeout 5 osd stat | grep -q '1 up'; }
 gateway_answers() { (exec 3<>"/dev/tcp/127.0.0.1/$port"); }
 

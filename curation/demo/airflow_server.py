@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -30,16 +31,15 @@ Say = Callable[[str], None]
 
 
 def free_port(preferred: int = 0) -> int:
-    """Port of 127.0.0.1 that nobody listens on: the preferred one if it is free, else the system's choice."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            # no SO_REUSEADDR: a port that only just closed is not worth a failure later
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            number: int = probe.getsockname()[1]
-            return number
+    """Port of 127.0.0.1 that nobody listens on: the preferred one if it is free, else one out of outgoing connections'
+    range: servers take seconds to listen, and until then a connection may be given any port of that range."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in (preferred, *random.sample(range(max(lowest // 2, 1024), max(lowest, 2048)), 20)):
+        # no SO_REUSEADDR: a port that only just closed is not worth a failure later
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            if port:
+                return port
     raise OutageError("127.0.0.1 has no free port")
 
 

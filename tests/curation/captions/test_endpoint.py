@@ -5,7 +5,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -24,6 +23,7 @@ from PIL import Image
 
 from curation.captions.answers import AnswerCache, GarbageError, Reason, judge
 from curation.captions.endpoint import Asker, Endpoint, load_endpoint_captioner
+from curation.demo.airflow_server import free_port
 from curation.errors import ConfigError, OutageError
 from curation.store import Store
 from tests.curation.captions.endpoint_server import EndpointServer, completion
@@ -295,12 +295,6 @@ def test_an_endpoint_stands_in_for_a_captioner(server: EndpointServer, tmp_path:
         load_endpoint_captioner("http://host/v1")
 
 
-def free_port() -> int:
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])
-
-
 def test_a_real_model_server_captions_through_the_same_client(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs the extra: pip install curation[models]")
     pytest.importorskip("openai", reason="transformers serve needs it")
@@ -315,7 +309,7 @@ def test_a_real_model_server_captions_through_the_same_client(tmp_path: Path) ->
             wait_for(f"http://127.0.0.1:{port}/health", process)
             captioner = load_endpoint_captioner(f"http://127.0.0.1:{port}/v1#{model}", store=Store(tmp_path / "store"))
             image = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
-            assert captioner.caption([image], max_length=6) == [""]  # random weights never end: truncated
+            assert captioner.caption([image], max_length=6) == [""]  # these weights do not end: truncated
             (kept,) = (tmp_path / "store").rglob("captions/answers/*/*.json")
             answer = json.loads(kept.read_bytes())
             assert (answer["reason"], answer["completion_tokens"]) == ("truncated", 6)

@@ -12,10 +12,15 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_a_port_that_somebody_listens_on_is_left_alone() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         assert free_port(port) not in (0, port)
     assert free_port(port) == port
+
+
+def test_no_outgoing_connection_is_given_a_port_before_its_server_listens() -> None:
+    lowest, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    assert all(1024 <= free_port() < int(lowest) for _ in range(20))
 
 
 def test_two_demos_that_start_together_get_two_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

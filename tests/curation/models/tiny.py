@@ -27,15 +27,13 @@ _QWEN_TEMPLATE = (
 
 def save_tiny_blip(folder: Path, seed: int = 0, kind: str = "BlipForConditionalGeneration") -> Path:
     """A BLIP captioner, or with another class of the family a filter."""
-    import torch
     import transformers
 
-    torch.manual_seed(seed)
     vision = {"image_size": 32, "patch_size": 16, "initializer_range": 0.5}
     config = transformers.BlipConfig(
         text_config=_BLIP_TEXT | _SIZE, vision_config=vision | _SIZE, image_text_hidden_size=16
     )
-    getattr(transformers, kind)(config).save_pretrained(folder)
+    _save(kind, config, folder, seed)
     tokenizer = transformers.BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)})
     pixels = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
     transformers.BlipProcessor(pixels, tokenizer).save_pretrained(folder)
@@ -54,7 +52,7 @@ def save_tiny_llava(folder: Path) -> Path:
     config = transformers.LlavaConfig(
         vision_config=_TOWER, text_config=_LLAMA, image_token_id=VOCABULARY.index("<image>"), image_seq_length=4
     )
-    transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
+    _save("LlavaForConditionalGeneration", config, folder)
     pixels = transformers.CLIPImageProcessor(**_PIXELS)
     transformers.LlavaProcessor(pixels, _tokenizer(), **_VIEW).save_pretrained(folder)
     return folder
@@ -70,7 +68,7 @@ def save_tiny_llava_next(folder: Path, context: int = 4096) -> Path:
         image_token_id=VOCABULARY.index("<image>"),
         image_grid_pinpoints=PINPOINTS,
     )
-    transformers.LlavaNextForConditionalGeneration(config).save_pretrained(folder)
+    _save("LlavaNextForConditionalGeneration", config, folder)
     pixels = transformers.LlavaNextImageProcessor(**_PIXELS, image_grid_pinpoints=PINPOINTS)
     transformers.LlavaNextProcessor(pixels, _tokenizer(), **_VIEW).save_pretrained(folder)
     return folder
@@ -89,7 +87,7 @@ def save_tiny_blip2(folder: Path) -> Path:
         num_query_tokens=4,
         image_token_index=VOCABULARY.index("<image>"),
     )
-    transformers.Blip2ForConditionalGeneration(config).save_pretrained(folder)
+    _save("Blip2ForConditionalGeneration", config, folder)
     pixels = transformers.BlipImageProcessor(size={"height": 28, "width": 28})
     transformers.Blip2Processor(pixels, _tokenizer(), num_query_tokens=4).save_pretrained(folder)
     return folder
@@ -108,7 +106,7 @@ def save_tiny_qwen2_vl(folder: Path) -> Path:
         vision_config=vision,
         **{key: VOCABULARY.index(f"<|{name}|>") for key, name in names.items()},
     )
-    transformers.Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
+    _save("Qwen2VLForConditionalGeneration", config, folder)
     tokenizer = _tokenizer()
     tokenizer.image_token, tokenizer.video_token = "<|image_pad|>", "<|video_pad|>"
     pixels = transformers.Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56)
@@ -124,6 +122,15 @@ SAVERS: dict[str, Callable[[Path], Path]] = {
     "blip-2": save_tiny_blip2,
     "qwen2-vl": save_tiny_qwen2_vl,
 }
+
+
+def _save(kind: str, config: Any, folder: Path, seed: int = 0) -> None:
+    """The same weights wherever it is called: what a model says must not hang on the tests before."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    getattr(transformers, kind)(config).save_pretrained(folder)
 
 
 def _tokenizer() -> Any:
