@@ -10,6 +10,18 @@ import msgspec
 from curation.text.clean import clean_text, text_class
 
 TextKind = Literal["alt", "figcaption", "title", "aria-label", "og", "json-ld"]
+SAID: tuple[TextKind, ...] = ("alt", "title", "aria-label")
+LAZY_SRCSET = ("srcset", "data-srcset", "data-lazy-srcset")
+# what the lazy loaders in use read: lazysizes, vanilla-lazyload, WordPress plugins, jquery.lazyload
+LAZY_SRC = (
+    "data-src",
+    "data-lazy-src",
+    "data-original",
+    "data-lazy",
+    "data-url",
+    "data-original-src",
+    "data-hi-res-src",
+)
 DEFAULT_OPT_OUT = ("noai", "noimageai")
 
 

@@ -17,22 +17,20 @@ from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 from selectolax.lexbor import LexborDocumentOptions, LexborHTMLParser, SelectolaxError
 
 from curation.lanes import LANES
-from curation.sources.candidates import Page, Picture, TextKind, page_language, robots_directives
+from curation.sources.candidates import (
+    LAZY_SRC,
+    LAZY_SRCSET,
+    SAID,
+    Page,
+    Picture,
+    TextKind,
+    page_language,
+    robots_directives,
+)
 from curation.sources.html_kernel import RARE, UNSURE, count, is_utf8, names_image, reduced
 from curation.web.urls import Base
 
 _OTHER_PICTURES = (b"og:image", b"imageobject", b"<\0i\0m\0g")
-LAZY_SRCSET = ("srcset", "data-srcset", "data-lazy-srcset")
-# what the lazy loaders in use read: lazysizes, vanilla-lazyload, WordPress plugins, jquery.lazyload
-LAZY_SRC = (
-    "data-src",
-    "data-lazy-src",
-    "data-original",
-    "data-lazy",
-    "data-url",
-    "data-original-src",
-    "data-hi-res-src",
-)
 _LAZY = frozenset((*LAZY_SRCSET, *LAZY_SRC))
 _CANDIDATE = re.compile(r"[\s,]*([^\s,](?:\S*[^\s,])?)((?:\s(?:[^,(]|\([^)]*\)?)*)?)(?:,|$)")
 _DESCRIPTOR = re.compile(r"(\d+(?:\.\d+)?)([wx])")
@@ -47,7 +45,6 @@ _WANTED = [  # for each choice of rare elements, for each that is looked for mak
     for choice in range(1 << len(RARE))
 ]
 _OPTIONS = LexborDocumentOptions.WO_EVENTS.value  # all but the mirror of a chosen `option` without a look at each node
-_SAID: tuple[TextKind, ...] = ("alt", "title", "aria-label")
 _MAX_DEPTH = 64  # elements between a figure and what it shows; without a limit nested figures cost their square
 _MAX_STEPS = 200_000_000  # over open elements, 1 to 2 s; 0.9 million at most in 3,785 real pages
 _MAX_TAGS = 300_000  # 70,535 at most in 4,404 real pages
@@ -142,11 +139,11 @@ def _is_utf8(body: bytes) -> bool:
 
 
 def _reduced(markup: bytes) -> tuple[bytes, str]:
-    """The markup without what no picture depends on, a third of it: half the time of making a tree.
+    """The markup without what no picture depends on, where that can be told from its tags.
 
     returns  with it the selector of the elements that matter
     """
-    out = np.empty(len(markup) + LANES, np.uint8)
+    out = np.empty(len(markup) + len(markup) // 4 + 2 * LANES, np.uint8)
     size, seen = reduced(np.frombuffer(markup, np.uint8), out)
     return (markup, _WANTED[-1]) if size == UNSURE else (out[:size].tobytes(), _WANTED[seen])
 
@@ -219,7 +216,7 @@ def read_html(markup: bytes, url: str, offset: int) -> Page:
             continue  # the twin that a lazy loader leaves for readers without scripts
         shown.add(address)
         texts: dict[TextKind, str] = {}
-        for kind in _SAID:
+        for kind in SAID:
             if value := attributes.get(kind):
                 texts[kind] = value
         if captions and (caption := captions.get(img.mem_id)):

@@ -6,45 +6,70 @@ import numpy as np
 from numba import types
 
 from curation.compiled import compiled, part
-from curation.lanes import LANES, between, copied, first, next_byte, number, table
+from curation.lanes import LANES, between, copied, first, next_byte, number
+from curation.sources.candidates import LAZY_SRC, LAZY_SRCSET, SAID
+from curation.sources.html_tokens import (
+    AND,
+    BANG,
+    CDATA,
+    COMMENT,
+    ENDS_TAG_NAME,
+    GT,
+    IS_SPACE,
+    LT,
+    QUESTION,
+    SLASH,
+    attribute,
+    begins,
+    comment_end,
+    holds,
+    name_number,
+    named,
+    tag_end,
+    text_end,
+)
 
 UNSURE = -1
-"""A browser may read the markup in another way than by its tags alone."""
+"""Where a picture lies may depend on more than the tags around it."""
 
 RARE = ("base", "source", "figcaption", "script")
-"""Elements that many pages lack; of scripts those of JSON-LD."""
+"""Elements that most pages lack; of scripts those of JSON-LD."""
 
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _I = types.intp
-_LT, _GT, _SLASH, _BANG, _DASH, _EQUAL, _QUOTE, _APOSTROPHE, _QUESTION = (np.uint8(each) for each in b"<>/!-=\"'?")
-_NON_ASCII, _LAST = np.uint8(0x80), np.uint8(0xFF)
-_COMMENT, _EMPTY_COMMENT, _COMMENT_END, _OTHER_END, _ABRUPT, _CDATA = (
-    np.frombuffer(each, np.uint8) for each in (b"<!--", b"<!-->", b"-->", b"--!>", b"->", b"<![cdata[")
+_NON_ASCII, _LAST, _SPACE = np.uint8(0x80), np.uint8(0xFF), np.uint8(0x20)
+_EMPTY_COMMENT, _BODY_TAG, _LD_JSON, _AMPERSAND, _SCRIPT_TAG, _IMG_TAG, _OG, _ROBOTS = (
+    np.frombuffer(each, np.uint8)
+    for each in (b"<!-->", b"<body>", b"+json", b"&", b"<script", b"<img", b"og:", b"robots")
 )
-_LD_JSON, _AMPERSAND, _SCRIPT_TAG, _IMG_TAG, _OG, _ROBOTS = (
-    np.frombuffer(each, np.uint8) for each in (b"+json", b"&", b"<script", b"<img", b"og:", b"robots")
-)
-
-
-def _names(*names: bytes) -> tuple[np.uint64, ...]:
-    """As _name gives them."""
-    return tuple(np.uint64(int.from_bytes(name[:8], "big") ^ (len(name) > 8) << 63) for name in names)
-
-
 _HAS_BASE, _HAS_SOURCE, _HAS_CAPTION, _HAS_SCRIPT = (1 << n for n in range(len(RARE)))
-_IS_SPACE, _ENDS_TAG_NAME, _ENDS_NAME, _ENDS_VALUE = map(
-    table, (b"\t\n\f\r ", b"\t\n\f\r />", b"\t\n\f\r />=", b"\t\n\f\r >")
-)
-_SVG, _SELECT, _CAPTION, _SCRIPT, _STYLE = _names(b"svg", b"select", b"figcaption", b"script", b"style")
-# of font and input the attributes matter for where an element goes
-_IMG, _META, _SOURCE, _HTML, _BASE, _INPUT, _IMAGE, _FONT = _names(
-    *(b"img", b"meta", b"source", b"html", b"base", b"input", b"image", b"font")
-)
-_TITLE, _TEXTAREA, _IFRAME, _NOFRAMES, _NOEMBED, _XMP = _names(
-    *(b"title", b"textarea", b"iframe", b"noframes", b"noembed", b"xmp")
-)
-_MATH, _FRAMESET, _PLAINTEXT, _FOREIGN_OBJECT, _DESC = _names(
-    *(b"math", b"frameset", b"plaintext", b"foreignobject", b"desc")
+
+# what a tag does, of those that may stand in the head first
+(_IN_HEAD, _TEXT_IN_HEAD, _SCRIPT, _META, _BASE, _NOSCRIPT, _HTML, _HEAD,
+ _BODY, _PLAIN, _IMG, _IMAGE, _SOURCE, _PICTURE, _FIGURE, _CAPTION, _TABLE, _CELL, _ROW, _SVG, _DESC, _SELECT, _BR,
+ _EMPTY, _TEXT, _ENDING, _UNKNOWN) = range(27)  # fmt: skip
+_KINDS = {
+    "math frameset plaintext foreignobject template xmp": _UNKNOWN,
+    "link basefont bgsound": _IN_HEAD,
+    "title style noframes": _TEXT_IN_HEAD,
+    "textarea iframe noembed": _TEXT,
+    **{"script": _SCRIPT, "meta": _META, "base": _BASE, "img": _IMG, "image": _IMAGE, "source": _SOURCE},
+    **{"picture": _PICTURE, "noscript": _NOSCRIPT, "figure": _FIGURE, "figcaption": _CAPTION},
+    **{"html": _HTML, "head": _HEAD, "body": _BODY, "svg": _SVG, "desc": _DESC, "select": _SELECT, "br": _BR},
+    **{"table": _TABLE, "td th caption": _CELL, "tr tbody thead tfoot col colgroup": _ROW},
+    "wbr input embed area param track hr keygen": _EMPTY,
+    "button dd dt object applet marquee option optgroup": _ENDING,  # ends what is around it, or keeps it from ending
+}
+_SPREAD = np.uint64(0x2ADF559A11CBC289)  # gives each of the names a place of its own
+_NAME_AT, _KIND_AT = np.zeros(256, np.uint64), np.zeros(256, np.uint8)
+for _names, _its_kind in _KINDS.items():
+    _numbers = np.array([named(name) for name in _names.split()])
+    _places = _numbers * _SPREAD >> np.uint64(56)
+    _NAME_AT[_places], _KIND_AT[_places] = _numbers, _its_kind
+assert np.count_nonzero(_NAME_AT) == len(" ".join(_KINDS).split())
+_KEPT = np.array(sorted({int(named(name)) for name in ("src", *LAZY_SRCSET, *LAZY_SRC, *SAID)}), np.uint64)
+_A, _SPAN, _DIV, _P, _LI, _UL, _OL, _FIGURE_NAME, _CAPTION_NAME, _TABLE_NAME = (
+    named(name) for name in ["a", "span", "div", "p", "li", "ul", "ol", "figure", "figcaption", "table"]
 )
 
 
@@ -96,221 +121,279 @@ def count(data: np.ndarray, byte: int) -> int:
     return int(total)
 
 
-@part
-def _begins(data: np.ndarray, at: int, text: np.ndarray) -> bool:
-    """Whether the text, in lower case, stands here in any case."""
-    n = 0
-    while n < len(text) and at + n < len(data) and _lower(data[at + n]) == text[n]:
-        n += 1
-    return n == len(text)
-
-
-@part
-def _lower(byte: np.uint8) -> np.uint8:
-    return byte | np.uint8(0x20) if 0x41 <= byte <= 0x5A else byte
-
-
-@part
-def _holds(data: np.ndarray, start: int, end: int, text: np.ndarray) -> bool:
-    """Whether the text, in lower case, begins in data[start:end] in any case."""
-    lower = text[0]
-    upper = lower ^ np.uint8(0x20) if 0x61 <= lower <= 0x7A else lower
-    at = start
-    while at < end:
-        if at + LANES <= end:
-            found = between(data, at, lower, lower) | between(data, at, upper, upper)
-            at += first(found) if found else LANES
-            if not found:
-                continue
-        if _begins(data, at, text):
-            return True
-        at += 1
-    return False
-
-
-@part
-def _name(data: np.ndarray, at: int, end: int) -> np.uint64:
-    """Name of a tag in lower case, as a number; of more than eight letters the first ones and a bit that says so."""
-    name = np.uint64(0)
-    for n in range(at, min(end, at + 8)):
-        name = name << np.uint64(8) | np.uint64(_lower(data[n]))
-    return name ^ np.uint64(1 << 63) if end - at > 8 else name
-
-
-@part
-def _tag_end(data: np.ndarray, at: int) -> tuple[int, bool]:
-    """Offset of the ">" that ends the tag whose attributes may begin here, -1 for none, and whether it closes itself.
-
-    HTML, 13.2.5.32 to 13.2.5.40.
-    """
-    end = len(data)
-    while True:
-        behind = at
-        while at < end and (_IS_SPACE[data[at]] or data[at] == _SLASH):
-            at += 1
-        if at >= end:
-            return -1, False
-        if data[at] == _GT:
-            return at, at > behind and data[at - 1] == _SLASH
-        at += 1  # "=" as well, at the start of a name
-        while at < end and not _ENDS_NAME[data[at]]:
-            at += 1
-        while at < end and _IS_SPACE[data[at]]:
-            at += 1
-        if at >= end or data[at] != _EQUAL:
-            continue
-        at += 1
-        while at < end and _IS_SPACE[data[at]]:
-            at += 1
-        if at >= end:
-            return -1, False
-        if data[at] == _QUOTE or data[at] == _APOSTROPHE:
-            at = next_byte(data, at + 1, end, data[at]) + 1
-        else:
-            while at < end and not _ENDS_VALUE[data[at]]:
-                at += 1
-
-
-@part
-def _text_end(data: np.ndarray, at: int, name: int, name_end: int) -> int:
-    """Offset of the end tag of that name, data[name:name_end], from here; -1 for none."""
-    end, length = len(data), name_end - name
-    while True:
-        at = next_byte(data, at, end, _LT)
-        behind = at + 2 + length
-        if behind >= end:
-            return -1
-        if data[at + 1] == _SLASH and _ENDS_TAG_NAME[data[behind]]:
-            n = 0
-            while n < length and _lower(data[at + 2 + n]) == _lower(data[name + n]):
-                n += 1
-            if n == length:
-                return at
-        at += 1
-
-
-@part
-def _comment_end(data: np.ndarray, at: int) -> int:
-    """Offset behind the comment whose content begins here; -1 for none."""
-    if at < len(data) and data[at] == _GT:
-        return at + 1
-    if _begins(data, at, _ABRUPT):
-        return at + 2
-    while at < len(data):
-        at = next_byte(data, at, len(data), _DASH)
-        if _begins(data, at, _COMMENT_END):
-            return at + 3
-        if _begins(data, at, _OTHER_END):
-            return at + 4
-        at += 1
-    return -1
-
-
 @compiled(types.boolean(_BYTES))
 def names_image(data: np.ndarray) -> bool:
     """Whether "<img" stands in the bytes, in any case."""
-    return bool(_holds(data, 0, len(data), _IMG_TAG))
+    return bool(holds(data, 0, len(data), _IMG_TAG))
+
+
+@part
+def _kind(name: np.uint64) -> int:
+    place = name * _SPREAD >> np.uint64(56)
+    return _KIND_AT[place] if _NAME_AT[place] == name else _PLAIN
+
+
+@part
+def _without(opened: np.ndarray, n_open: int, name: np.uint64) -> int:
+    """How many of a figure's open elements an end tag of that name leaves open; -1 where it ends none of them."""
+    for n in range(n_open - 1, -1, -1):
+        if opened[n] == name:
+            return n
+        if opened[n] == _TABLE_NAME or (
+            name != _FIGURE_NAME and (opened[n] == _FIGURE_NAME or opened[n] == _CAPTION_NAME)
+        ):
+            return -1
+    return -1
+
+
+@part
+def _may_open(opened: np.ndarray, n_open: int, name: np.uint64) -> bool:
+    """Whether a start tag of that name ends no element around it, but for paragraphs, by HTML, 13.2.6.4.7."""
+    if name == _LI:
+        return bool(opened[n_open - 1] == _UL or opened[n_open - 1] == _OL)
+    if name >> np.uint64(8) == 0x68:  # h1 to h6
+        for n in range(n_open):
+            if opened[n] >> np.uint64(8) == 0x68:
+                return False
+    return n_open < len(opened)
+
+
+@part
+def _tag(data: np.ndarray, at: int, end: int, out: np.ndarray, to: int) -> int:
+    """Write the tag that begins with data[at:end], with nothing else in it."""
+    to = copied(data, at, end, out, to)
+    out[to] = GT
+    return to + 1
+
+
+@part
+def _picture(data: np.ndarray, at: int, name_end: int, end: int, out: np.ndarray, to: int) -> int:
+    """Write the tag of a picture, data[at:end] and ">", with those attributes alone that matter."""
+    to = copied(data, at, name_end, out, to)
+    at = name_end
+    while True:
+        while at < end and (IS_SPACE[data[at]] or data[at] == SLASH):
+            at += 1
+        if at >= end:
+            out[to] = GT
+            return to + 1
+        name_end, behind = attribute(data, at, end)
+        name = name_number(data, at, name_end)
+        for kept in _KEPT:
+            if name == kept:
+                out[to] = _SPACE
+                to = copied(data, at, behind, out, to + 1)
+                break
+        at = behind
+
+
+@part
+def _matters(data: np.ndarray, at: int, end: int, kind: int) -> bool:
+    """Whether attributes of a meta or script element, data[at:end], may say something of a picture."""
+    if kind == _SCRIPT:
+        return holds(data, at, end, _AMPERSAND) or holds(data, at, end, _LD_JSON)
+    return holds(data, at, end, _AMPERSAND) or holds(data, at, end, _OG) or holds(data, at, end, _ROBOTS)
 
 
 @compiled(types.UniTuple(_I, 2)(_BYTES, types.uint8[::1]))
 def reduced(data: np.ndarray, out: np.ndarray) -> tuple[int, int]:
-    """Leave out of a page comments, attributes of elements that no picture depends on, scripts and styles.
+    """Leave out of a page all that its pictures and what is said about them do not depend on: most elements and texts.
 
-    What remains has the same elements in the same places, by the rules of a browser's tokenizer (HTML, 13.2.5). Where
-    what a tag means depends on more, nothing is left out.
+    What is left has the same pictures, captions, metas and JSON-LD in the same order, each in the head or the body and
+    in the `picture`, `noscript` and figures that it was in (HTML, 13.2.5 and 13.2.6). Where it takes more than the tags
+    around them to tell, nothing is left out: in a table but no cell of it, in `select`, in a figure that is not closed.
 
     data     uint8, the page without NUL
-    out      uint8, longer than it by LANES
+    out      uint8, longer than it by a fourth and 2 * LANES
     returns  bytes written, or UNSURE, and which of RARE there may be, a bit for each
     """
-    at = to = in_svg = in_select = seen = 0
+    at = to = in_svg = in_select = n_tables = n_figures = n_open = seen = 0
+    in_cell = in_body = in_picture = in_caption = in_noscript = False
+    is_lost = is_moved = has_picture = False
+    opened = np.empty(32, np.uint64)  # in the outermost figure or noscript
+    outside = 0  # how many of them are open around the noscript
     end = len(data)
     while at < end:
-        tag = next_byte(data, at, end, _LT)
-        to = copied(data, at, tag, out, to)
+        tag = next_byte(data, at, end, LT)
+        if in_caption:
+            to = copied(data, at, tag, out, to)
+        elif not in_body:
+            while at < tag and IS_SPACE[data[at]]:
+                at += 1
+            if at < tag:
+                if data[at] == AND:
+                    return UNSURE, seen
+                in_body, to = True, copied(_BODY_TAG, 0, len(_BODY_TAG), out, to)
         at = tag
         if at + 2 >= end:
-            return int(copied(data, at, end, out, to)), seen
-        is_end = data[at + 1] == _SLASH
+            return int(copied(data, at, end, out, to)) if in_caption else to, seen
+        is_end = data[at + 1] == SLASH
         start = at + 2 if is_end else at + 1
         if not 0x61 <= data[start] | 0x20 <= 0x7A:
-            if _begins(data, at, _COMMENT):
-                if seen & _HAS_CAPTION:  # there it parts two texts
-                    to = copied(_EMPTY_COMMENT, 0, len(_EMPTY_COMMENT), out, to)
-                elif to and out[to - 1] == _LT:
-                    return UNSURE, seen  # without what is between, it may begin a tag
-                at = _comment_end(data, at + len(_COMMENT))
-                if at < 0:
+            if is_end or data[start] == BANG or data[start] == QUESTION:
+                if begins(data, at, CDATA):
                     return UNSURE, seen
-            elif _begins(data, at, _CDATA):
-                return UNSURE, seen
-            else:  # as it stands: a text, or up to ">" a declaration or a comment
-                behind = at + 1
-                if is_end or data[behind] == _BANG or data[behind] == _QUESTION:
-                    behind = next_byte(data, behind, end, _GT)
-                to = copied(data, at, behind, out, to)
-                at = behind
+                if begins(data, at, COMMENT):
+                    at = comment_end(data, at + len(COMMENT))
+                    if at < 0:
+                        return UNSURE, seen
+                    if in_caption:  # it parts two texts
+                        to = copied(_EMPTY_COMMENT, 0, len(_EMPTY_COMMENT), out, to)
+                else:  # a declaration, or what counts as a comment
+                    behind = min(next_byte(data, start, end, GT) + 1, end)
+                    if in_caption:
+                        to = copied(data, at, behind, out, to)
+                    at = behind
+            else:  # a text
+                if in_caption:
+                    to = copied(data, at, at + 1, out, to)
+                elif not in_body:
+                    in_body, to = True, copied(_BODY_TAG, 0, len(_BODY_TAG), out, to)
+                at += 1
             continue
         behind, is_closed = start, False
-        while behind < end and not _ENDS_TAG_NAME[data[behind]]:
+        while behind < end and not ENDS_TAG_NAME[data[behind]]:
             behind += 1
-        name, name_end = _name(data, start, behind), behind
-        if behind < end and data[behind] != _GT:
-            behind, is_closed = _tag_end(data, behind)
+        name, name_end = name_number(data, start, behind), behind
+        if behind < end and data[behind] != GT:
+            behind, is_closed = tag_end(data, behind)
         if not 0 <= behind < end:
             return UNSURE, seen
-        is_text = keeps = keeps_attributes = False
-        if name == _SVG:
-            in_svg = max(0, in_svg - 1) if is_end else in_svg if is_closed else in_svg + 1
-        elif name == _SELECT:
-            in_select = max(0, in_select - 1) if is_end else in_select + 1
-        elif name == _SCRIPT:
-            is_text = not is_end
-            keeps = keeps_attributes = is_text and (
-                _holds(data, name_end, behind, _LD_JSON) or _holds(data, name_end, behind, _AMPERSAND)
-            )
-        elif name == _STYLE:
-            is_text = not is_end
-        elif name == _CAPTION:
-            seen |= _HAS_CAPTION
-        elif name == _META:
-            keeps_attributes = not is_end and (
-                _holds(data, name_end, behind, _OG)
-                or _holds(data, name_end, behind, _ROBOTS)
-                or _holds(data, name_end, behind, _AMPERSAND)
-            )
-        elif name in (_IMG, _SOURCE, _HTML, _BASE, _INPUT, _IMAGE, _FONT):
-            keeps_attributes = not is_end
-        elif name in (_TITLE, _TEXTAREA, _IFRAME, _NOFRAMES, _NOEMBED, _XMP):
-            is_text = keeps = not is_end
-        elif name in (_MATH, _FRAMESET, _PLAINTEXT, _FOREIGN_OBJECT, _DESC):
+        kind = _kind(name)
+        if kind == _DESC:
+            kind = _TEXT_IN_HEAD if in_svg else _PLAIN
+        if kind == _UNKNOWN:
             return UNSURE, seen
-        if name == _BASE:
-            seen |= _HAS_BASE
-        elif name == _SOURCE:
-            seen |= _HAS_SOURCE
-        elif name == _SCRIPT and keeps:
-            seen |= _HAS_SCRIPT
-        if keeps_attributes:
-            to = copied(data, at, behind + 1, out, to)
+        if in_picture and not (kind in (_IMG, _IMAGE, _SOURCE) or (kind == _PICTURE and is_end)):
+            return UNSURE, seen
+        if in_caption and kind not in (_PLAIN, _IMG, _BR, _EMPTY, _FIGURE, _CAPTION):
+            return UNSURE, seen
+
+        if kind in (_META, _SCRIPT):
+            keeps = not is_end and _matters(data, name_end, behind, kind)
+        elif kind == _PICTURE:
+            keeps = not is_end or in_picture
+        elif kind == _NOSCRIPT:
+            keeps = not is_end or in_noscript
+        elif kind == _SOURCE:
+            keeps = in_picture and not is_end
         else:
-            to = copied(data, at, name_end, out, to)
-            if is_closed and not is_end:
-                out[to] = _SLASH
-                to += 1
-            out[to] = _GT
-            to += 1
+            keeps = kind in (_IMG, _IMAGE, _HTML, _BASE) and not is_end
+        if (keeps or (kind in (_FIGURE, _CAPTION) and not is_end)) and (
+            in_select or (n_tables and not in_cell) or (in_svg and kind != _IMG)
+        ):
+            return UNSURE, seen
+
+        if not in_body:
+            if kind == _HEAD:
+                to = _tag(data, at, name_end, out, to)
+            elif kind in (_HTML, _BODY, _BR) if is_end else kind > _HEAD:
+                if is_end and in_noscript:
+                    return UNSURE, seen
+                in_body, to = True, copied(_BODY_TAG, 0, len(_BODY_TAG), out, to)
+
+        if kind == _NOSCRIPT:
+            if in_noscript and (n_open != outside or not is_end):
+                return UNSURE, seen
+            in_noscript, outside, is_moved, has_picture = not is_end, n_open, False, False
+        elif in_noscript:
+            if kind == _CAPTION or (is_moved and kind in (_IMG, _IMAGE)):
+                return UNSURE, seen
+            has_picture = has_picture or kind in (_IMG, _IMAGE)
+            if kind in (_PLAIN, _ENDING, _FIGURE, _TABLE, _CELL, _ROW, _SVG, _SELECT):
+                is_inline = name in (_A, _SPAN)
+                is_block = name in (_DIV, _P)
+                if is_end:
+                    if n_open == outside or opened[n_open - 1] != name:
+                        return UNSURE, seen
+                    n_open -= 1
+                    is_moved = is_moved or not is_inline  # its start may have ended a paragraph around the noscript
+                elif not (is_closed and in_svg):
+                    if n_open == len(opened) or (has_picture and not is_block and name != _SPAN):
+                        return UNSURE, seen  # a link in a link takes over what was in the noscript
+                    opened[n_open] = name
+                    n_open += 1
+                    is_moved = is_moved or not (is_inline or is_block)
+                if is_inline or is_block:
+                    to = _tag(data, at, name_end, out, to)
+            elif kind == _EMPTY:
+                is_moved = True
+        elif kind == _FIGURE and not is_end and not is_lost:
+            if in_caption:
+                return UNSURE, seen
+            is_lost = n_open == len(opened)
+            if not is_lost:
+                opened[n_open] = name
+                n_open, n_figures = n_open + 1, n_figures + 1
+                to = _tag(data, at, name_end, out, to)
+        elif kind == _CAPTION and not is_end and (is_lost or in_caption):
+            return UNSURE, seen
+        elif n_figures:
+            if kind in (_SELECT, _ENDING):
+                is_lost = True
+            elif kind in (_CELL, _ROW):
+                is_lost = _without(opened, n_open, _TABLE_NAME) < 0
+            elif kind in (_PLAIN, _FIGURE, _CAPTION, _TABLE, _SVG):
+                if is_end:
+                    left = _without(opened, n_open, name)
+                    is_lost = left < 0
+                    n_open = max(0, left)
+                    n_figures -= kind == _FIGURE
+                elif _may_open(opened, n_open, name):
+                    if not (is_closed and (in_svg or kind == _SVG)):
+                        opened[n_open] = name
+                        n_open += 1
+                else:
+                    is_lost = True
+                if in_caption or kind in (_FIGURE, _CAPTION):
+                    to = _tag(data, at, name_end, out, to)
+                if kind in (_CAPTION, _FIGURE):
+                    in_caption = kind == _CAPTION and not is_end
+            elif in_caption and kind in (_BR, _EMPTY):
+                to = _tag(data, at, name_end, out, to)
+            if is_lost:
+                n_figures = n_open = 0
+        if kind == _CAPTION and not is_end:
+            seen |= _HAS_CAPTION
+        if is_lost and seen & _HAS_CAPTION:
+            return UNSURE, seen
+
+        if kind == _SVG:
+            in_svg = max(0, in_svg - 1) if is_end else in_svg if is_closed else in_svg + 1
+        elif kind == _SELECT:
+            in_select = max(0, in_select - 1) if is_end else in_select + 1
+        elif kind in (_TABLE, _CELL, _ROW):
+            if not is_end and (in_svg or (kind == _TABLE and n_tables and not in_cell)):
+                return UNSURE, seen
+            if kind == _TABLE:
+                n_tables = max(0, n_tables - 1) if is_end else n_tables + 1
+                in_cell = is_end
+            else:
+                in_cell = kind == _CELL and not is_end
+        elif kind == _PICTURE:
+            in_picture = not is_end
+        elif kind == _BASE:
+            seen |= _HAS_BASE
+        if keeps:
+            if kind in (_IMG, _IMAGE):
+                to = _picture(data, at, name_end, behind, out, to)
+            else:
+                to = copied(data, at, behind + 1, out, to)
+                if kind == _SOURCE:
+                    seen |= _HAS_SOURCE
+                elif kind == _SCRIPT:
+                    seen |= _HAS_SCRIPT
         at = behind + 1
-        if is_text:
-            behind = _text_end(data, at, start, name_end)
+        if not is_end and kind in (_TEXT_IN_HEAD, _TEXT, _SCRIPT):
+            behind = text_end(data, at, start, name_end)
             if behind < 0:
                 return UNSURE, seen
             if in_svg or in_select:
-                if next_byte(data, at, behind, _LT) < behind:
+                if next_byte(data, at, behind, LT) < behind:
                     return UNSURE, seen
-            elif name == _SCRIPT and _holds(data, at, behind, _COMMENT) and _holds(data, at, behind, _SCRIPT_TAG):
+            elif kind == _SCRIPT and holds(data, at, behind, COMMENT) and holds(data, at, behind, _SCRIPT_TAG):
                 return UNSURE, seen
             if keeps:
-                to = copied(data, at, behind, out, to)
+                to = _tag(data, at, behind + 2 + name_end - start, out, to)
             at = behind
     return to, seen

@@ -17,8 +17,8 @@ import numpy as np
 from ahocorasick_rs import BytesAhoCorasick
 
 from curation.lanes import LANES
-from curation.sources.candidates import Page, Picture, TextKind, page_language, robots_directives
-from curation.sources.html import LAZY_SRC, LAZY_SRCSET, best_of_srcset
+from curation.sources.candidates import LAZY_SRC, LAZY_SRCSET, Page, Picture, TextKind, page_language, robots_directives
+from curation.sources.html import best_of_srcset
 from curation.sources.record import Content, count_bad
 from curation.sources.warc import read_content, read_records
 from curation.sources.wat_kernel import (
