@@ -58,9 +58,10 @@ _KINDS = {
     **{"html": _HTML, "head": _HEAD, "body": _BODY, "svg": _SVG, "desc": _DESC, "select": _SELECT, "br": _BR},
     **{"table": _TABLE, "td th caption": _CELL, "tr tbody thead tfoot col colgroup": _ROW},
     "wbr input embed area param track hr keygen": _EMPTY,
-    "button dd dt object applet marquee option optgroup": _ENDING,  # ends what is around it, or keeps it from ending
+    # end what is around them, keep it from ending, or are none within another
+    "button dd dt object applet marquee option optgroup form": _ENDING,
 }
-_SPREAD = np.uint64(0x2ADF559A11CBC289)  # gives each of the names a place of its own
+_SPREAD = np.uint64(0x4FA6961145F21E95)  # gives each of the names a place of its own
 _NAME_AT, _KIND_AT = np.zeros(256, np.uint64), np.zeros(256, np.uint8)
 for _names, _its_kind in _KINDS.items():
     _numbers = np.array([named(name) for name in _names.split()])
