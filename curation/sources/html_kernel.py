@@ -45,17 +45,26 @@ _EMPTY_COMMENT, _BODY_TAG, _LD_JSON, _AMPERSAND, _SCRIPT_TAG, _IMG_TAG, _OG, _RO
 _HAS_BASE, _HAS_SOURCE, _HAS_CAPTION, _HAS_SCRIPT = (1 << n for n in range(len(RARE)))
 
 # what a tag does, of those that may stand in the head first
-(_IN_HEAD, _TEXT_IN_HEAD, _SCRIPT, _META, _BASE, _NOSCRIPT, _HTML, _HEAD,
+(_IN_HEAD, _TEXT_IN_HEAD, _SCRIPT, _META, _BASE, _NOSCRIPT, _TEMPLATE, _HTML, _HEAD,
  _BODY, _PLAIN, _IMG, _IMAGE, _SOURCE, _PICTURE, _FIGURE, _CAPTION, _TABLE, _CELL, _ROW, _SVG, _DESC, _SELECT, _BR,
- _EMPTY, _TEXT, _ENDING, _UNKNOWN) = range(27)  # fmt: skip
+ _EMPTY, _TEXT, _ENDING, _UNKNOWN) = range(28)  # fmt: skip
 _KINDS = {
-    "math frameset plaintext foreignobject template xmp": _UNKNOWN,
+    "math frameset plaintext foreignobject xmp": _UNKNOWN,
     "link basefont bgsound": _IN_HEAD,
     "title style noframes": _TEXT_IN_HEAD,
     "textarea iframe noembed": _TEXT,
     **{"script": _SCRIPT, "meta": _META, "base": _BASE, "img": _IMG, "image": _IMAGE, "source": _SOURCE},
     **{"picture": _PICTURE, "noscript": _NOSCRIPT, "figure": _FIGURE, "figcaption": _CAPTION},
-    **{"html": _HTML, "head": _HEAD, "body": _BODY, "svg": _SVG, "desc": _DESC, "select": _SELECT, "br": _BR},
+    **{
+        "template": _TEMPLATE,
+        "html": _HTML,
+        "head": _HEAD,
+        "body": _BODY,
+        "svg": _SVG,
+        "desc": _DESC,
+        "select": _SELECT,
+        "br": _BR,
+    },
     **{"table": _TABLE, "td th caption": _CELL, "tr tbody thead tfoot col colgroup": _ROW},
     "wbr input embed area param track hr keygen": _EMPTY,
     # end what is around them, keep it from ending, or are none within another
@@ -208,7 +217,7 @@ def reduced(data: np.ndarray, out: np.ndarray) -> tuple[int, int]:
     out      uint8, longer than it by a fourth and 2 * LANES
     returns  bytes written, or UNSURE, and which of RARE there may be, a bit for each
     """
-    at = to = in_svg = in_select = n_tables = n_figures = n_open = seen = 0
+    at = to = in_svg = in_select = n_templates = n_tables = n_figures = n_open = seen = 0
     in_cell = in_body = in_picture = in_caption = in_noscript = False
     is_lost = is_moved = has_picture = False
     opened = np.empty(32, np.uint64)  # in the outermost figure or noscript
@@ -218,7 +227,7 @@ def reduced(data: np.ndarray, out: np.ndarray) -> tuple[int, int]:
         tag = next_byte(data, at, end, LT)
         if in_caption:
             to = copied(data, at, tag, out, to)
-        elif not in_body:
+        elif not in_body and not n_templates:
             while at < tag and IS_SPACE[data[at]]:
                 at += 1
             if at < tag:
@@ -248,7 +257,7 @@ def reduced(data: np.ndarray, out: np.ndarray) -> tuple[int, int]:
             else:  # a text
                 if in_caption:
                     to = copied(data, at, at + 1, out, to)
-                elif not in_body:
+                elif not in_body and not n_templates:
                     in_body, to = True, copied(_BODY_TAG, 0, len(_BODY_TAG), out, to)
                 at += 1
             continue
@@ -270,6 +279,15 @@ def reduced(data: np.ndarray, out: np.ndarray) -> tuple[int, int]:
         if in_caption and kind not in (_PLAIN, _IMG, _BR, _EMPTY, _FIGURE, _CAPTION):
             return UNSURE, seen
 
+        if kind == _TEMPLATE and not is_end:
+            if in_svg or in_noscript:
+                return UNSURE, seen
+            n_templates += 1
+        if n_templates:  # no part of the page, and nothing in it ends what is around it
+            if kind in (_SVG, _SELECT):
+                return UNSURE, seen
+            n_templates -= kind == _TEMPLATE and is_end
+            kind = _TEXT_IN_HEAD if kind in (_TEXT_IN_HEAD, _TEXT, _SCRIPT) else _IN_HEAD
         if kind in (_META, _SCRIPT):
             keeps = not is_end and _matters(data, name_end, behind, kind)
         elif kind == _PICTURE:

@@ -90,6 +90,8 @@ def left(markup: bytes) -> bytes | None:
         (b"<figure><div><img src=a></div><figcaption class=b>c<!-- d --><i>e</figcaption></figure>f",
          b"<body><figure><img src=a><figcaption>c<!--><i>e</figcaption></figure>"),
         (b"<table><tr><td><img src=a></table>", b"<body><img src=a>"),
+        (b"<template>a<template></template><img src=a></p></template><noscript><img src=b>",
+         b"<noscript><body><img src=b>"),
         (b"<svg><title>a</title><desc>b</desc><path d=c /></svg><img src=d>", b"<body><img src=d>"),
         (b"<table><tr><img src=a></table>", None),  # stands before the table
         (b"<select><img src=a></select>", None),
@@ -98,7 +100,7 @@ def left(markup: bytes) -> bytes | None:
         (b"<picture><div><img src=a></div></picture>", None),
         (b"<div><figure><figcaption>a</figcaption></div><img src=b></figure>", None),
         (b"<ul><li><figure><li><figcaption>a</figure>", None),
-        (b"<p><template><img src=a></template>", None),
+        (b"<svg><template><img src=a></template>", None),
         (b"&#32;<noscript><img src=a></noscript>", None),
         (b"<script><!-- <script></script> -->", None),
         (b"<svg><style><b></style></svg>", None),
