@@ -1,6 +1,8 @@
 """Fixtures and rules for every test."""
 
 import os
+import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for test in items:
         if test.get_closest_marker("shared"):
             test.add_marker(pytest.mark.skip(reason="../shared is absent"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Chance is the same whatever ran before in the process: weights that a test makes, and what a model samples."""
+    random.seed(0)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
