@@ -1,4 +1,7 @@
-"""HTML's tokenizer in the parts that loops over markup need (HTML, 13.2.5), compiled into those loops."""
+"""HTML's tokenizer in the parts that loops over markup need (HTML, 13.2.5), compiled into those loops.
+
+Where something here changes, html_kernel.py is to be touched (lanes.py says why).
+"""
 
 from __future__ import annotations
 
