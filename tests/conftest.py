@@ -1,7 +1,6 @@
 """Fixtures and rules for every test."""
 
 import os
-import random
 import sys
 from pathlib import Path
 
@@ -29,10 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Chance is the same whatever ran before in the process: weights that a test makes, and what a model samples."""
-    random.seed(0)
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed(0)
+    """Weights that a test makes and what a model samples are the same whatever ran before in the process."""
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
 

@@ -28,17 +28,21 @@ PORT = 8080  # where Airflow's users look for it
 AIRFLOW = (sys.executable, "-m", "airflow")
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 Say = Callable[[str], None]
+_given: set[int] = set()
 
 
 def free_port(preferred: int = 0) -> int:
     """Port of 127.0.0.1 that nobody listens on: the preferred one if it is free, else one out of outgoing connections'
     range: servers take seconds to listen, and until then a connection may be given any port of that range."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    for port in (preferred, *random.sample(range(max(lowest // 2, 1024), max(lowest, 2048)), 20)):
+    others = set(range(max(lowest // 2, 1024), max(lowest, 2048))) - _given
+    # the system's chance: processes that were forked, or given the same seed, would choose the same ports
+    for port in (preferred, *random.SystemRandom().sample(sorted(others), 20)):
         # no SO_REUSEADDR: a port that only just closed is not worth a failure later
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             if port:
+                _given.add(port)
                 return port
     raise OutageError("127.0.0.1 has no free port")
 
