@@ -32,8 +32,11 @@ _given: set[int] = set()
 
 
 def free_port(preferred: int = 0) -> int:
-    """Port of 127.0.0.1 that nobody listens on: the preferred one if it is free, else one out of outgoing connections'
-    range: servers take seconds to listen, and until then a connection may be given any port of that range."""
+    """Port of 127.0.0.1 that nobody listens on: the preferred one if it is free, else one that was not given before.
+
+    That one lies below the range of outgoing connections: servers take seconds to listen, and until then any connection
+    may be given a port of its range.
+    """
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     others = set(range(max(lowest // 2, 1024), max(lowest, 2048))) - _given
     # the system's chance: processes that were forked, or given the same seed, would choose the same ports

@@ -231,7 +231,7 @@ def read_html(markup: bytes, url: str, offset: int) -> Page:
 
 
 def _elements(tree: LexborHTMLParser, wanted: str) -> dict[str, list[Any]]:
-    """Elements that matter by name, each list in document order: one walk, a sixth of the parsing."""
+    """Elements that matter by name, each list in document order, by one walk."""
     found: dict[str, list[Any]] = {name: [] for name in ("base", "meta", "img", "source", "figcaption", "script")}
     for element in tree.css(wanted):
         found[element.tag or ""].append(element)

@@ -49,34 +49,23 @@ _HAS_BASE, _HAS_SOURCE, _HAS_CAPTION, _HAS_SCRIPT = (1 << n for n in range(len(R
  _BODY, _PLAIN, _IMG, _IMAGE, _SOURCE, _PICTURE, _FIGURE, _CAPTION, _TABLE, _CELL, _ROW, _SVG, _DESC, _SELECT, _BR,
  _EMPTY, _TEXT, _ENDING, _UNKNOWN) = range(28)  # fmt: skip
 _KINDS = {
-    "math frameset plaintext foreignobject xmp": _UNKNOWN,
-    "link basefont bgsound": _IN_HEAD,
-    "title style noframes": _TEXT_IN_HEAD,
-    "textarea iframe noembed": _TEXT,
-    **{"script": _SCRIPT, "meta": _META, "base": _BASE, "img": _IMG, "image": _IMAGE, "source": _SOURCE},
-    **{"picture": _PICTURE, "noscript": _NOSCRIPT, "figure": _FIGURE, "figcaption": _CAPTION},
-    **{
-        "template": _TEMPLATE,
-        "html": _HTML,
-        "head": _HEAD,
-        "body": _BODY,
-        "svg": _SVG,
-        "desc": _DESC,
-        "select": _SELECT,
-        "br": _BR,
-    },
-    **{"table": _TABLE, "td th caption": _CELL, "tr tbody thead tfoot col colgroup": _ROW},
-    "wbr input embed area param track hr keygen": _EMPTY,
+    _IN_HEAD: "link basefont bgsound", _TEXT_IN_HEAD: "title style noframes", _TEXT: "textarea iframe noembed",
+    _SCRIPT: "script", _META: "meta", _BASE: "base", _NOSCRIPT: "noscript", _TEMPLATE: "template",
+    _HTML: "html", _HEAD: "head", _BODY: "body", _IMG: "img", _IMAGE: "image", _SOURCE: "source", _PICTURE: "picture",
+    _FIGURE: "figure", _CAPTION: "figcaption", _TABLE: "table", _CELL: "td th caption",
+    _ROW: "tr tbody thead tfoot col colgroup", _SVG: "svg", _DESC: "desc", _SELECT: "select", _BR: "br",
+    _EMPTY: "wbr input embed area param track hr keygen",
     # end what is around them, keep it from ending, or are none within another
-    "button dd dt object applet marquee option optgroup form": _ENDING,
-}
+    _ENDING: "button dd dt object applet marquee option optgroup form",
+    _UNKNOWN: "math frameset plaintext foreignobject xmp",
+}  # fmt: skip
 _SPREAD = np.uint64(0x4FA6961145F21E95)  # gives each of the names a place of its own
 _NAME_AT, _KIND_AT = np.zeros(256, np.uint64), np.zeros(256, np.uint8)
-for _names, _its_kind in _KINDS.items():
+for _its_kind, _names in _KINDS.items():
     _numbers = np.array([named(name) for name in _names.split()])
     _places = _numbers * _SPREAD >> np.uint64(56)
     _NAME_AT[_places], _KIND_AT[_places] = _numbers, _its_kind
-assert np.count_nonzero(_NAME_AT) == len(" ".join(_KINDS).split())
+assert np.count_nonzero(_NAME_AT) == len(" ".join(_KINDS.values()).split())
 _KEPT = np.array(sorted({int(named(name)) for name in ("src", *LAZY_SRCSET, *LAZY_SRC, *SAID)}), np.uint64)
 _A, _SPAN, _DIV, _P, _LI, _UL, _OL, _FIGURE_NAME, _CAPTION_NAME, _TABLE_NAME = (
     named(name) for name in ["a", "span", "div", "p", "li", "ul", "ol", "figure", "figcaption", "table"]
