@@ -217,9 +217,7 @@ def test_an_index_begun_by_a_block_without_samples_still_compares_embeddings(tmp
 @given(
     st.lists(st.lists(st.lists(st.sampled_from("abcdef"), max_size=5), min_size=1, max_size=3), max_size=3), st.data()
 )
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_whatever_the_order_of_blocks_each_content_is_kept_once(
     tmp_path_factory: pytest.TempPathFactory, dumps: list[list[list[str]]], data: st.DataObject
 ) -> None:

@@ -112,7 +112,7 @@ def test_roots_that_are_none_are_refused(root: str) -> None:
         Store(root)
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(key=st.lists(st.text(max_size=8), max_size=4).map("/".join) | st.text(alphabet="./a\\~%", max_size=8))
 @example("a/..b/c..")
 @example("~/x")

@@ -52,7 +52,7 @@ def test_copies_are_taken_last_and_the_best_of_a_cluster_first() -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 12), st.integers(0, 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_as_many_as_asked_each_once_and_the_same_again(n: int, count: int, clusters: int, seed: int) -> None:
     vectors = np.random.default_rng(n).integers(0, 2, (n, 3)).astype(float)
     rows, labels = choose_seed(vectors, np.arange(n, dtype=float), count, clusters=clusters, seed=seed)

@@ -180,7 +180,7 @@ def test_the_pixel_limit_is_read_from_the_header() -> None:
 SMALL = {kind: encoded(CAT[::8, ::8], kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(sorted(SMALL)), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=20))
 def test_mutated_files_give_a_picture_or_a_fault(kind: str, changes: list[tuple[float, int]]) -> None:
     data = bytearray(SMALL[kind])
@@ -193,7 +193,7 @@ def test_mutated_files_give_a_picture_or_a_fault(kind: str, changes: list[tuple[
     assert found in (Fault.NOT_AN_IMAGE, Fault.BAD_IMAGE, Fault.IMAGE_TOO_LARGE) or len(found) == 16
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBP"]), st.binary())
 def test_garbage_gives_a_fault(magic: bytes, rest: bytes) -> None:
     assert fault_of(magic + rest, max_pixels=1 << 20) in (Fault.NOT_AN_IMAGE, Fault.BAD_IMAGE, Fault.IMAGE_TOO_LARGE)

@@ -236,7 +236,7 @@ def fuzzed() -> Iterator[Decoders]:
         yield made
 
 
-@settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "300")), deadline=None, suppress_health_check=HealthCheck)
+@settings(max_examples=int(os.environ.get("FUZZ_EXAMPLES", "300")), suppress_health_check=HealthCheck)
 @given(
     st.sampled_from(sorted(SMALL)),
     st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), max_size=20),

@@ -36,7 +36,7 @@ def spelt(pairs: tuple[np.ndarray, np.ndarray]) -> Pairs:
     st.integers(0, 60),
     st.sampled_from([None, 10, 10**6, 10**8, 10**10]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_finds_exactly_what_brute_force_finds(
     seeds: list[int], flips: list[tuple[int, set[int]]], radius: int, n_old: int, planned_for: int | None
 ) -> None:
@@ -64,7 +64,6 @@ def test_exact_on_many_clustered_hashes(radius: int) -> None:
 
 
 @given(st.integers(0, 16), st.sampled_from([1, 10**5, 10**7, 10**9]), st.sets(st.integers(0, 63), max_size=16))
-@settings(deadline=None)
 def test_each_pair_within_the_radius_belongs_to_one_band(radius: int, rows: int, differing: set[int]) -> None:
     bits = sum(1 << bit for bit in differing)
 

@@ -96,7 +96,7 @@ def test_preprocess_is_the_models_own(clip: Clip, pictures: dict[str, np.ndarray
 
 
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(width=st.integers(1, 500), height=st.integers(1, 500), seed=st.integers(0, 9))
 @example(width=1, height=60_000, seed=0)  # 40 GB, or no pixel at all, by the transform alone
 @example(width=60_000, height=2, seed=0)

@@ -69,7 +69,7 @@ EDITS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(EDITS, st.sampled_from([MiB, 900]))
 def test_the_same_as_of_a_stream(edits: list[tuple[str, int, int]], limit: int) -> None:
     data = b"".join(MEMBERS)

@@ -61,7 +61,7 @@ def as_it_stands(markup: bytes) -> Any:
         return read_html(markup, "https://a.example/", 0)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(st.sampled_from(NEAR).flatmap(lambda pieces: st.lists(st.sampled_from(pieces), max_size=30)).map("".join))
 def test_a_page_reads_as_with_all_of_it(markup: str) -> None:
     data = markup.encode()

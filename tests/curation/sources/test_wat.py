@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curation.sources import wat
@@ -150,7 +150,6 @@ META = st.dictionaries(st.sampled_from(["name", "property", "content"]), st.one_
 HEAD = st.fixed_dictionaries({}, optional={"Base": ADDRESS, "Metas": st.lists(META, max_size=3), "Title": ATTRIBUTE})
 
 
-@settings(deadline=None)  # the first example compiles
 @given(HEAD, st.lists(LINK, max_size=4), st.dictionaries(ATTRIBUTE, ATTRIBUTE, max_size=2))
 def test_cutting_out_gives_what_parsing_gives(head: Any, links: Any, headers: Any) -> None:
     document = envelope({"Head": head, "Links": links})
@@ -207,7 +206,6 @@ def test_marks_without_an_end_cost_no_square() -> None:
     assert tally["records_bad_json"] == 1
 
 
-@settings(deadline=None)
 @given(JSON)
 def test_any_json_in_place_of_a_page(page: Any) -> None:
     content = json.dumps({**envelope(page), "IMG@/": 0}).encode()

@@ -20,7 +20,7 @@ PIECES = ("http://", "https://", "//", "/", ".", "..", "?", "#", ":", "a", "b.ex
 LINKS = st.lists(st.sampled_from((*PIECES, "data:", "@", "é", " ", "'", "|", "^", "~", "C", "\\", "\t")), max_size=9)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.sampled_from(BASES), LINKS.map("".join))
 def test_an_address_of_a_kind_is_what_join_gives(base: str, link: str) -> None:
     data = np.frombuffer(link.encode(), np.uint8)

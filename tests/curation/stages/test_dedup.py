@@ -208,7 +208,7 @@ def alike(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("compiled", [False, True])
 @given(data=st.data(), rows=ROWS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_independent_of_order_and_no_two_kept_are_duplicates(
     data: st.DataObject, rows: list[dict[str, Any]], compiled: bool
 ) -> None:

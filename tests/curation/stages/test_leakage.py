@@ -144,7 +144,7 @@ def test_a_descriptor_of_the_users_own(tmp_path: Path) -> None:
     st.lists(st.tuples(st.integers(0, 12), st.integers(0, 255), st.booleans()), min_size=1, max_size=10),
     st.integers(0, 3),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_nearest_item_is_named_like_by_comparing_all(
     tmp_path_factory: pytest.TempPathFactory,
     items: list[tuple[int, int, bool]],

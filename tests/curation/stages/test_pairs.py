@@ -50,7 +50,7 @@ def test_the_same_pair_twice_in_a_shard_and_no_samples() -> None:
 
 @pytest.mark.parametrize("same_url", [True, False])
 @given(data=st.data(), rows=st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from("xyz"), st.integers(0, 2))))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_url_is_fetched_twice_and_none_is_lost(data: st.DataObject, rows: list[Row], same_url: bool) -> None:
     stage = Pairs(same_url=same_url)
     answer = found(stage, rows)

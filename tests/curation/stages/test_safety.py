@@ -115,7 +115,7 @@ def test_what_a_reviewer_cleared_is_safe_unless_its_hash_is_known(tmp_path: Path
     assert third["safety_tag"] == "unsure"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40),
     st.lists(st.integers(0, 2**64 - 1), max_size=20),

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curation import tombstones
@@ -129,7 +129,6 @@ HOSTILE = st.text() | st.sampled_from(
 )
 
 
-@settings(deadline=None)  # the first page loads the templates
 @given(text=HOSTILE, url=HOSTILE, tag=st.sampled_from([None, "safe", "unsafe"]), punsafe=st.sampled_from([None, 0.9]))
 def test_strangers_words_stay_words(text: str, url: str, tag: str | None, punsafe: float | None) -> None:
     row = {"part": 0, "key": "k", "text": text, "url": url, "page_url": url, "sample_id": "s", "safety_tag": tag}
